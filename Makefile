@@ -1,0 +1,50 @@
+# int_ray: `make quickstart` runs the main job for real, `make test` runs every test. Both set the environment up first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK ?= requirements-cpu.lock
+PYTORCH_CPU := https://download.pytorch.org/whl/cpu
+STAMP := $(VENV)/.installed-$(notdir $(LOCK))
+RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help setup quickstart test unit check bench gpu soak rebuild-chains
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+setup: $(STAMP) ## create .venv from the lock file (LOCK=requirements-gpu.lock on a GPU machine)
+
+$(STAMP): $(LOCK) pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned environment ($(LOCK)), about 4 GB and 3-5 minutes the first time"
+	$(BIN)/pip install --quiet --no-deps -r $(LOCK) || \
+		$(BIN)/pip install --quiet --no-deps -r $(LOCK) --extra-index-url $(PYTORCH_CPU)
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+quickstart: setup ## the whole loop on a laptop: stall, oracle, patch, GRPO, evaluation
+	$(BIN)/int-ray train configs/quickstart.yaml run.folder=$(RUN)
+
+test: setup ## every test that this machine can run
+	$(BIN)/python -m pytest -m "not slow"
+
+unit: setup ## tests without Ray
+	$(BIN)/python -m pytest tests/unit -q
+
+check: setup ## lint, types, unit tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/unit -q
+
+bench: setup ## speed as ratios within one run
+	$(BIN)/python -m pytest tests/bench -s -q
+
+gpu: setup ## the checks that need a CUDA device (skipped by name without one)
+	$(BIN)/python -m pytest tests/gpu -rs
+
+soak: setup ## the long tests
+	$(BIN)/python -m pytest -m slow
+
+rebuild-chains: setup ## rebuild the shipped laptop world: model and problem sets
+	$(BIN)/python -m int_ray.chains.build

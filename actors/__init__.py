@@ -1,0 +1,1 @@
+"""The Ray runtime. Every `.remote` of the project is in this package."""

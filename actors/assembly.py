@@ -1,0 +1,106 @@
+"""Builds a Coordinator with everything behind its ports, on a local or a given Ray, and takes it all down again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actors import local_ray
+from actors.coordinator import Coordinator
+from actors.grader_pool import GraderPool, Reward
+from actors.learner import Learner
+from actors.learner_rank import LearnerSettings
+from actors.oracle_pool import OraclePool, StepOracle
+from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
+from actors.run_folder import RunFolder
+from actors.weight_sync import EngineWeightSync, weight_sender
+from int_ray.config import Config
+from int_ray.config_checks import reinforce_updates
+from int_ray.intervention_round import InterventionRound
+from int_ray.oracles import ORACLES
+from int_ray.ports import Ports, Progress
+from int_ray.prompts import decode_ids, encode_prompt, encode_text
+from int_ray.segmentation import Segmenter
+from int_ray.trigger import build_trigger
+from int_ray.types import ProblemSets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@asynccontextmanager
+async def assemble(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: ProblemSets,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    oracle: StepOracle | None = None,
+    reward: Reward | None = None,
+    checkpoint: Path | None = None,
+) -> AsyncIterator[Coordinator]:
+    """A coordinator that is ready to run; leaving the block ends every process that it started.
+
+    `oracle` and `reward` replace what the config names. `checkpoint` holds the weights of a resumed run.
+    """
+    encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
+    async with AsyncExitStack() as stack:
+        progress.say("Starting Ray")
+        local_ray.connect(config.run.ray_address)
+        stack.callback(local_ray.disconnect)
+        progress.say("Starting the learner and the rollout engines; imports and first use take about a minute")
+        grader = GraderPool(
+            reward or config.problems.reward, config.problems.grader_workers, config.problems.grader_timeout_s
+        )
+        stack.callback(grader.close)
+        engines, learner = await asyncio.gather(
+            spawn_engines(config.model, config.rollout, config.learner), Learner.start(learner_settings(config))
+        )
+        stack.push_async_callback(close_engines, engines)
+        stack.push_async_callback(learner.close)
+        rollouts = RolloutPool(engines, grader, encode, config.rollout, config.run.seed, progress)
+        if checkpoint is not None:
+            await learner.load(checkpoint)
+        oracles = OraclePool(oracle or ORACLES[config.oracle.kind](), config.oracle, progress)
+        stack.callback(oracles.close)
+        ports = Ports(
+            rollouts=rollouts,
+            oracle=oracles,
+            learner=learner,
+            weights=EngineWeightSync(
+                engines,
+                learner,
+                weight_sender(engines, config.model, config.rollout, config.learner),
+                encode(problems.train[0]),
+                config.rollout.temperature,
+                config.learner,
+            ),
+            progress=progress,
+        )
+        trigger = build_trigger(config.schedule, config.trigger)
+        yield Coordinator(config, problems, ports, build_round(config, tokenizer, ports), trigger, folder)
+
+
+def learner_settings(config: Config) -> LearnerSettings:
+    """The learner's share of the config."""
+    return LearnerSettings(
+        model=config.model,
+        learner=config.learner,
+        patch=config.patch,
+        reinforce=config.reinforce,
+        temperature=config.rollout.temperature,
+        reinforce_updates=reinforce_updates(config),
+        seed=config.run.seed,
+    )
+
+
+def build_round(config: Config, tokenizer: PreTrainedTokenizerBase, ports: Ports) -> InterventionRound:
+    """The intervention round with the tokenizer's steps and ids."""
+    segmenter = Segmenter(partial(decode_ids, tokenizer), config.oracle.step_keywords, config.model.thinking_end)
+    encode = partial(encode_text, tokenizer)
+    return InterventionRound(ports, segmenter, encode, config.oracle, config.patch, config.rollout.max_tokens)

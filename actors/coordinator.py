@@ -1,0 +1,155 @@
+"""The loop: sample; reinforce what carries a signal; patch the policy when too much carries none.
+
+Reads like Algorithm 1 and knows nothing of Ray: everything outside comes in through the ports of `int_ray.ports`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from actors.checkpoint import Checkpoints
+from actors.run_folder import RunFolder
+from int_ray.config import Config
+from int_ray.intervention_round import InterventionRound
+from int_ray.metrics import SetScore, evaluate_set, rollout_metrics
+from int_ray.ports import Ports
+from int_ray.problems import ProblemBatches
+from int_ray.samples import patch_batches, reinforce_batches
+from int_ray.trigger import Decision, Trigger
+from int_ray.types import Problem, ProblemSets, Purpose, RolloutGroup, RunState, Update
+from int_ray.unsolved_window import UnsolvedWindow
+
+
+class Coordinator:
+    """Runs the training; one call of `run` per process."""
+
+    def __init__(
+        self,
+        config: Config,
+        problems: ProblemSets,
+        ports: Ports,
+        intervention_round: InterventionRound,
+        trigger: Trigger,
+        folder: RunFolder,
+    ) -> None:
+        self.config = config
+        self.problems = problems
+        self.batches = ProblemBatches(problems.train, config.rollout.batch_size, config.run.seed)
+        self.ports = ports
+        self.progress = ports.progress
+        self.round = intervention_round
+        self.trigger = trigger
+        self.folder = folder
+        self.window = UnsolvedWindow(config.trigger.patience)
+        self.checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints)
+
+    async def run(self, state: RunState) -> RunState:
+        """Train from `state` to the last iteration; evaluate before and after."""
+        if state.trigger:
+            self.trigger.restore(state.trigger)
+        await self.publish(state)
+        if state.iteration == 0:
+            await self.evaluate(state)
+        while state.iteration < self.config.run.iterations:
+            state = await self.iterate(state)
+            if state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
+                await self.checkpoint(state)
+            if self.is_last(state) or self.is_due(state):
+                await self.evaluate(state)
+        return state
+
+    async def iterate(self, state: RunState) -> RunState:
+        """One iteration: at most one reinforce phase and one intervention round, then new weights."""
+        started = time.monotonic()
+        collecting = self.config.schedule == "paper" and state.iteration == 0  # Algorithm 1, line 1
+        problems = self.problems.train if collecting else self.batches.batch(state.iteration)
+        groups = await self.sample(problems, state)
+        updates = [] if collecting else [await self.reinforce(groups)]
+        if self.trigger.observe(groups) is Decision.INTERVENE:
+            updates.append(await self.intervene(state))
+            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
+        metrics = {**rollout_metrics(groups), **merged_metrics(updates)}
+        if any(update.changed_weights for update in updates):
+            state = replace(state, policy_version=state.policy_version + 1)
+            metrics |= await self.publish(state)
+        state = replace(state, iteration=state.iteration + 1, trigger=self.trigger.state())
+        self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
+        return state
+
+    async def sample(self, problems: Sequence[Problem], state: RunState) -> list[RolloutGroup]:
+        """One group per problem, graded and written down."""
+        self.progress.phase("sampling", len(problems))
+        groups = await self.ports.rollouts.sample(problems, self.config.rollout.n, Purpose.TRAIN, state.iteration)
+        self.folder.rollouts(state.iteration, groups)
+        self.window.add(groups)
+        return groups
+
+    async def reinforce(self, groups: Sequence[RolloutGroup]) -> Update:
+        """GRPO on the groups whose rewards differ (section 4.3, line 12)."""
+        batches = reinforce_batches(groups, self.config.reinforce, self.config.rollout.max_tokens)
+        if not batches:
+            return Update(0, skipped="no group carries a signal")
+        self.progress.phase("reinforcing", len(batches))
+        return await self.ports.learner.reinforce(batches)
+
+    async def intervene(self, state: RunState) -> Update:
+        """Ask about every problem that stayed unsolved, clone what helps (sections 4.1-4.2, lines 2-11)."""
+        unsolved = self.window.stayed_unsolved()
+        self.progress.say(f"Iteration {state.iteration}: asking the oracle about {len(unsolved)} unsolved problems")
+        result = await self.round.run(unsolved, state.iteration)
+        self.folder.interventions(state.iteration, result)
+        self.folder.journal.write("intervention_round", iteration=state.iteration, **result.metrics())
+        self.progress.say(result.story())
+        if not result.kept:
+            return Update(0, result.metrics(), skipped="no intervention helps")
+        batches = patch_batches(result.kept, self.config.patch, self.config.run.seed + state.iteration)
+        self.progress.phase("patching", len(batches))
+        update = await self.ports.learner.patch(batches)
+        self.window.clear()
+        return replace(update, metrics={**result.metrics(), **update.metrics})
+
+    async def publish(self, state: RunState) -> Mapping[str, float]:
+        """From here on every rollout is sampled with, and stamped with, this policy version."""
+        self.progress.phase("syncing weights", 1)
+        return await self.ports.weights.publish(state.policy_version)
+
+    async def evaluate(self, state: RunState) -> dict[str, SetScore]:
+        """pass@k on every evaluation set, always with the same seeds, so that two evaluations differ by the weights."""
+        scores = {}
+        for name, problems in self.problems.evaluation.items():
+            self.progress.phase(f"evaluating {name}", len(problems))
+            groups = await self.ports.rollouts.sample(problems, self.config.evaluate.n, Purpose.EVALUATE, 0)
+            scores[name] = evaluate_set(groups, self.config.evaluate.k, self.config.run.seed)
+            self.folder.evaluation(state.iteration, name, groups, scores[name])
+        return scores
+
+    async def checkpoint(self, state: RunState) -> None:
+        """Save everything that a resumed run needs."""
+        self.progress.phase("saving", 1)
+        path = await self.checkpoints.save(state, self.ports.learner)
+        self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
+
+    def report(self, state: RunState, metrics: Mapping[str, float]) -> None:
+        """Metrics to the run folder, one line to the person."""
+        self.folder.metrics(state.iteration, metrics)
+        self.progress.say(
+            f"Iteration {state.iteration}/{self.config.run.iterations}: "
+            f"reward {metrics['rollout/reward']:.3f}, unsolved {metrics['rollout/unsolved']:.0%}, "
+            f"no signal {metrics['rollout/zero_advantage']:.0%}, {metrics['time/iteration_s']:.0f} s"
+        )
+
+    def is_last(self, state: RunState) -> bool:
+        """Whether the run is over."""
+        return state.iteration >= self.config.run.iterations
+
+    def is_due(self, state: RunState) -> bool:
+        """Whether an evaluation between the first and the last one is due."""
+        every = self.config.evaluate.every
+        return every > 0 and state.iteration % every == 0
+
+
+def merged_metrics(updates: Sequence[Update]) -> dict[str, float]:
+    """The metrics of one iteration's phases in one mapping; phases use prefixes of their own."""
+    return {name: value for update in updates for name, value in update.metrics.items()}

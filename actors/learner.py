@@ -1,0 +1,160 @@
+"""All learner ranks behind the Learner port. They live and die as one: a dead rank is a restart from a checkpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import ray
+from ray.actor import ActorHandle, ActorProxy
+from ray.exceptions import RayActorError, RayTaskError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from actors.learner_rank import LearnerRank, LearnerSettings
+from actors.weight_senders import WeightSender
+from int_ray.config import LearnerConfig
+from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
+
+SHUTDOWN_DEADLINE_S = 10.0
+Answer = TypeVar("Answer")
+
+
+class LearnerError(RuntimeError):
+    """A rank died or came late: the learner cannot go on."""
+
+
+class Learner:
+    """Implements the Learner port. Build it with `await Learner.start(settings)`."""
+
+    def __init__(
+        self, ranks: Sequence[ActorProxy[LearnerRank]], deadline_s: float, placement: PlacementGroup | None
+    ) -> None:
+        self.ranks = ranks
+        self.deadline_s = deadline_s
+        self.placement = placement
+
+    @classmethod
+    async def start(cls, settings: LearnerSettings) -> Learner:
+        """Spawn one actor per rank and wait until all hold the model."""
+        config = settings.learner
+        placement = await _reserve_gpus(config) if config.device == "cuda" else None
+        options = [_options(placement, rank) for rank in range(config.num_ranks)]
+        # A task where rank 0 will be; ranks ask for no CPU of their own there.
+        find = ray.remote(_free_address).options(**options[0] | {"num_gpus": 0})
+        address = await _within(config.startup_deadline_s, find.remote(), "no worker process for learner rank 0")
+        spawn = ray.remote(LearnerRank)
+        ranks = [
+            spawn.options(**option).remote(settings, rank, f"tcp://{address}") for rank, option in enumerate(options)
+        ]
+        learner = cls(ranks, config.deadline_s, placement)
+        try:
+            await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
+        except LearnerError:
+            await learner.close()
+            raise
+        return learner
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        """Supervised fine-tuning, one optimizer update per batch (paper, section 4.2)."""
+        shared = ray.put(batches)
+        return await self._call("patch", lambda rank: rank.patch.remote(shared))
+
+    async def reinforce(self, batches: UpdateBatches) -> Update:
+        """GRPO, one optimizer update per batch (paper, section 4.3)."""
+        shared = ray.put(batches)
+        return await self._call("reinforce", lambda rank: rank.reinforce.remote(shared))
+
+    async def save(self, folder: Path) -> None:
+        """Write model (Hugging Face format), reference and optimizer into an existing empty folder."""
+        await self._call("save", lambda rank: rank.save.remote(folder))
+
+    async def load(self, folder: Path) -> None:
+        """Continue exactly from what `save` wrote; the number of ranks may differ."""
+        await self._call("load", lambda rank: rank.load.remote(folder))
+
+    async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
+        """Log-prob of every token given those before it; 0 for the first. [T]"""
+        return await self._call("logprobs", lambda rank: rank.logprobs.remote(token_ids, temperature))
+
+    async def open_weight_sender(self, sender: WeightSender) -> None:
+        """Set how `send_weights` brings the weights to the engines."""
+        await self._call("open_weight_sender", lambda rank: rank.open_weight_sender.remote(sender))
+
+    async def send_weights(self) -> object:
+        """Send the current weights; returns what rank 0's sender returns."""
+        return await self._call("send_weights", lambda rank: rank.send_weights.remote())
+
+    async def close(self) -> None:
+        """Let the ranks leave their process group, then end their processes."""
+        with suppress(LearnerError):  # what does not shut down by itself is killed
+            await self._call("shutdown", lambda rank: rank.shutdown.remote(), SHUTDOWN_DEADLINE_S)
+        for rank in self.ranks:
+            ray.kill(cast(ActorHandle, rank))
+        if self.placement is not None:
+            remove_placement_group(self.placement)
+
+    async def _call(
+        self, what: str, call: Callable[[Any], ray.ObjectRef[Answer]], deadline_s: float | None = None
+    ) -> Answer:
+        """Call every rank and wait for all; returns rank 0's answer.
+
+        Raises LearnerError when a rank died or is late, and what a rank raised.
+        """
+        deadline_s = deadline_s or self.deadline_s
+        answers = [asyncio.wrap_future(call(rank).future()) for rank in self.ranks]
+        done, late = await asyncio.wait(answers, timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION)
+        for answer in late:
+            answer.cancel()
+        errors = [error for answer in done if (error := answer.exception())]
+        for error in errors:
+            # What a rank raised is a RayTaskError too, be it that it talked to an actor that died.
+            if isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
+                reason = str(error).strip().splitlines()[-1]
+                raise LearnerError(f"a learner rank died during {what}: {reason}") from error
+        if errors:
+            raise errors[0]
+        if late:
+            ranks = ", ".join(str(rank) for rank, answer in enumerate(answers) if answer in late)
+            raise LearnerError(f"learner rank {ranks} did not finish {what} within {deadline_s:.0f} s")
+        return answers[0].result()
+
+
+def _free_address() -> str:
+    """This node's address with a port that is free now, for the ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+
+
+async def _reserve_gpus(config: LearnerConfig) -> PlacementGroup:
+    """One GPU per rank, all or none, on as few nodes as possible."""
+    group = placement_group([{"GPU": 1}] * config.num_ranks, strategy="PACK")
+    missing = f"no {config.num_ranks} free GPUs for the learner: add GPUs or lower learner.num_ranks"
+    try:
+        await _within(config.startup_deadline_s, group.ready(), missing)
+    except LearnerError:
+        remove_placement_group(group)
+        raise
+    return group
+
+
+async def _within(deadline_s: float, awaited: Awaitable[Answer], missing: str) -> Answer:
+    """Await; raises LearnerError with what is missing after the deadline."""
+    try:
+        return await asyncio.wait_for(awaited, deadline_s)
+    except TimeoutError as error:
+        raise LearnerError(f"{missing} (waited {deadline_s:.0f} s)") from error
+
+
+def _options(placement: PlacementGroup | None, rank: int) -> dict[str, Any]:
+    """Where a rank runs: on its reserved GPU; without one, on the driver's machine."""
+    if placement is None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": here}
+    there = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank)
+    return {"num_cpus": 0, "num_gpus": 1, "scheduling_strategy": there}

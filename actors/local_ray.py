@@ -1,0 +1,40 @@
+"""Connects to a Ray cluster, or starts one on this machine that only this machine can reach."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import ray
+from ray._private import ray_constants
+
+# Ray's processes read it when they start, so it is set before `ray.init`.
+LOCAL_ENVIRONMENT = {
+    # A killed actor takes its children along; otherwise vLLM's engine process survives it and keeps its memory.
+    "RAY_process_group_cleanup_enabled": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # also silences a warning
+    # Ray binds to the loopback interface only if the node's address is 127.0.0.1, and lets it be only where it takes
+    # several nodes for impossible. Elsewhere every port is open to the network.
+    ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+}
+
+
+def connect(address: str | None) -> None:
+    """Connect to `address` or RAY_ADDRESS; without either start a local Ray that listens on 127.0.0.1 only."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        ray.init(address=address, logging_level=logging.WARNING)
+        return
+    os.environ |= LOCAL_ENVIRONMENT
+    ray_constants.ENABLE_RAY_CLUSTER = False  # this process read the variable when it imported Ray
+    # Workers and the processes that vLLM starts inherit it: they find the packages without an installation.
+    root = str(Path(__file__).resolve().parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
+
+
+def disconnect() -> None:
+    """Leave the cluster; a Ray that `connect` started ends."""
+    ray.shutdown()

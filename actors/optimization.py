@@ -1,0 +1,77 @@
+"""One phase of training: AdamW with its schedule, and the metrics of its updates."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim import AdamW
+from transformers import get_scheduler
+
+from actors.fsdp import gather
+from int_ray.config import OptimizerConfig
+from int_ray.losses.sums import Metrics
+
+
+class Optimization:
+    """AdamW and its learning-rate schedule; made anew for every phase (paper, sections 4.2 and 4.3)."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig, num_updates: int) -> None:
+        self.max_grad_norm = config.max_grad_norm
+        self.adamw = AdamW(
+            model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        cosine = config.lr_schedule == "cosine_with_min_lr"
+        self.schedule = get_scheduler(
+            "cosine_with_min_lr" if cosine else "constant_with_warmup",
+            self.adamw,
+            num_warmup_steps=int(config.warmup_ratio * num_updates),
+            num_training_steps=num_updates,
+            scheduler_specific_kwargs={"min_lr_rate": config.min_lr_rate} if cosine else {},
+        )
+
+    def update(self) -> float:
+        """Apply the gradients of all ranks and clear them; returns their norm before clipping.
+
+        A norm that is not finite leaves weights, optimizer and schedule as they are.
+        """
+        parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
+        norm = float(gather(clip_grad_norm_(parameters, self.max_grad_norm)))
+        if math.isfinite(norm):
+            self.adamw.step()
+            self.schedule.step()
+        self.adamw.zero_grad()
+        return norm
+
+
+class Meter:
+    """Adds up the metrics of one phase; every rank adds the same names in the same order."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = device
+        self.sums: Metrics = {}
+        self.num_updates = 0
+        self.num_skipped = 0
+
+    def add(self, metrics: Metrics) -> None:
+        """Add one micro-batch of this rank."""
+        for name, parts in metrics.items():
+            self.sums[name] = self.sums[name] + parts if name in self.sums else parts
+
+    def add_update(self, grad_norm: float) -> None:
+        """Count one update, or one that was skipped because its gradient was not finite."""
+        if math.isfinite(grad_norm):
+            self.num_updates += 1
+            self.add({"grad_norm": torch.tensor([grad_norm, 1.0], device=self.device)})
+        else:
+            self.num_skipped += 1
+
+    def means(self) -> dict[str, float]:
+        """Every metric as its mean over all micro-batches and ranks; all ranks must call it."""
+        sums = torch.stack(list(self.sums.values()))  # [metrics, 2]
+        dist.all_reduce(sums)
+        means = {name: total / count for name, (total, count) in zip(self.sums, sums.tolist(), strict=True) if count}
+        return means | {"skipped_updates": float(self.num_skipped)}

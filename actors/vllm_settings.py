@@ -1,0 +1,66 @@
+"""How a rollout engine runs vLLM: environment variables, which come before the import, and engine arguments."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+
+# vLLM's name of each weight_sync, and the module that its workers import to know it where vLLM itself does not.
+TRANSFER_BACKENDS = {"shm": "shm", "ipc": "plain_ipc", "nccl": "nccl"}
+WORKER_EXTENSIONS = {
+    "shm": "actors.vllm_shm_transfer.RegisterBackend",
+    "ipc": "actors.vllm_ipc_transfer.RegisterBackend",
+    "nccl": "",
+}
+
+
+def engine_environment(model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> dict[str, str]:
+    """Variables for the actor; vLLM's own processes inherit them."""
+    variables = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(round(rollout.startup_deadline_s)),
+    }
+    if Path(model.path).is_dir():
+        variables["HF_HUB_OFFLINE"] = "1"
+    if learner.device == "cuda":
+        return variables
+    # One core is for scheduling and detokenizing. vLLM's own binding puts every engine on the same cores.
+    threads = max(1, (len(os.sched_getaffinity(0)) - 1) // rollout.num_engines)
+    return variables | {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        # Else the first token waits 20 s for a C++ compiler: vLLM compiles the count behind a token's rank.
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+
+
+def engine_arguments(model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> dict[str, Any]:
+    """Keyword arguments of vLLM's AsyncEngineArgs."""
+    from vllm.config import WeightTransferConfig
+
+    arguments: dict[str, Any] = {
+        "model": model.path,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "trust_remote_code": False,
+        "max_model_len": model.max_length,
+        "max_num_seqs": rollout.max_num_seqs,
+        "tensor_parallel_size": rollout.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "processed_logprobs",  # at the sampling temperature
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "weight_transfer_config": WeightTransferConfig(backend=TRANSFER_BACKENDS[learner.weight_sync]),
+        "worker_extension_cls": WORKER_EXTENSIONS[learner.weight_sync],
+    }
+    if learner.device == "cuda":
+        return arguments | {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+    return arguments | {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,  # it kills a CPU engine whose requests are seeded
+        "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
+    }

@@ -1,0 +1,204 @@
+"""The learner's side of a weight sync: strategies that every rank runs; rank 0 alone writes and calls the engines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError
+from torch.distributed.tensor import DTensor
+
+from actors.ipc_handles import to_plain
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine, WeightSource
+
+ALIGNMENT = 64  # bytes; parameters start at multiples of it, so that they can be viewed as any dtype
+
+
+class WeightSender(Protocol):
+    """What `open_weight_sender` hands to every rank of the learner."""
+
+    def send(self, model: torch.nn.Module, is_main: bool) -> None:
+        """Bring the model's weights to every engine. Collective: all ranks call it, in step."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Name, full shape and dtype on the way of a parameter, as vLLM's trainer side asks for them."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on the way."""
+        return self.dtype.itemsize * torch.Size(self.shape).numel()
+
+
+class FullWeights:
+    """A sharded model's parameters, gathered one at a time and cast to the engines' dtype.
+
+    Iterating is a collective: every rank must do it, to the end. Has the shape of vLLM's WeightSource.
+    """
+
+    def __init__(self, model: torch.nn.Module, dtype: str) -> None:
+        self.model = model
+        self.dtype: torch.dtype = getattr(torch, dtype)
+
+    def metadata(self) -> list[Parameter]:
+        """What iterating will yield; gathers nothing."""
+        named = self.model.named_parameters()
+        return [Parameter(name, self.dtype, tuple(parameter.shape)) for name, parameter in named]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self.model.named_parameters():
+            weight = parameter.detach()
+            full = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, full.to(self.dtype)
+
+
+class EngineClient:
+    """Calls every engine and waits for all, with a deadline. Has the shape of vLLM's VLLMWeightSyncClient."""
+
+    def __init__(self, engines: Sequence[ActorHandle], workers_per_engine: int, deadline_s: float) -> None:
+        self.engines = engines
+        self.workers_per_engine = workers_per_engine
+        self.deadline_s = deadline_s
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Open the channel on every engine.
+
+        vLLM numbers the workers of one engine from `rank_offset` on; here many engines share one NCCL group.
+        """
+        infos = [dict(init_info) for _ in self.engines]
+        if "rank_offset" in init_info:
+            for index, info in enumerate(infos):
+                info["rank_offset"] = 1 + index * self.workers_per_engine
+        self._call("init_weight_transfer_engine", infos)
+
+    def start_weight_update(self) -> None:
+        """Make every engine ready for new weights."""
+        self._call("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Have every engine read the weights."""
+        if isinstance(update_info, dict) and "ipc_handles" in update_info:
+            update_info = update_info | {"ipc_handles": to_plain(update_info["ipc_handles"])}
+        self._call("update_weights", [update_info for _ in self.engines])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Put the weights in use on every engine. They stamp their version when they resume."""
+        self._call("finish_weight_update")
+
+    def _call(self, method: str, arguments: Sequence[object] | None = None) -> None:
+        each = [()] * len(self.engines) if arguments is None else [(argument,) for argument in arguments]
+        calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, each, strict=True)]
+        try:
+            ray.get(calls, timeout=self.deadline_s)
+        except GetTimeoutError:
+            raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
+
+
+class SharedMemorySender:
+    """One file in /dev/shm that rank 0 writes and every engine has mapped. Learner and engines share one machine.
+
+    The file is unlinked once all have mapped it, so that its memory goes with the processes, however they end.
+    """
+
+    def __init__(self, client: EngineClient, dtype: str) -> None:
+        self.client = client
+        self.dtype = dtype
+        self._slots: list[torch.Tensor] = []  # views of the file, one per parameter
+
+    def send(self, model: torch.nn.Module, is_main: bool) -> None:
+        """Gather on all ranks; on rank 0 copy into the file and have the engines load it."""
+        weights = FullWeights(model, self.dtype)
+        if is_main and not self._slots:
+            self._slots = self._open(weights.metadata())
+        for index, (_, weight) in enumerate(weights):
+            if is_main:
+                self._slots[index].copy_(weight)
+        if is_main:
+            self.client.start_weight_update()
+            self.client.update_weights({})
+            self.client.finish_weight_update()
+
+    def _open(self, parameters: Sequence[Parameter]) -> list[torch.Tensor]:
+        sizes = [-(-parameter.num_bytes // ALIGNMENT) * ALIGNMENT for parameter in parameters]
+        *offsets, total = accumulate(sizes, initial=0)
+        # mkstemp underneath: a new file, mode 0600.
+        with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="int_ray-") as file:
+            allocate(file.fileno(), total)
+            buffer = torch.from_file(file.name, shared=True, size=total, dtype=torch.uint8)
+            layout = {
+                "names": [parameter.name for parameter in parameters],
+                "dtype_names": [self.dtype] * len(parameters),
+                "shapes": [list(parameter.shape) for parameter in parameters],
+                "offsets": offsets,
+            }
+            self.client.init_weight_transfer_engine({"path": file.name, "num_bytes": total, **layout})
+        return [
+            buffer[offset : offset + parameter.num_bytes].view(parameter.dtype).view(parameter.shape)
+            for parameter, offset in zip(parameters, offsets, strict=True)
+        ]
+
+
+def allocate(descriptor: int, num_bytes: int) -> None:
+    """Reserve and touch a file's pages: a full /dev/shm is an OSError here, and would be a SIGBUS at a later write."""
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        size = f"{num_bytes / 2**20:.0f} MiB"
+        message = f"no room for {size} of weights in /dev/shm: enlarge it (docker run --shm-size)"
+        raise OSError(errno.ENOSPC, message) from None
+
+
+class NativeSender:
+    """vLLM's own trainer side: NCCL broadcast to other GPUs, or CUDA IPC to engines on the learner's GPUs."""
+
+    def __init__(self, client: EngineClient, dtype: str, backend: Literal["nccl", "ipc"]) -> None:
+        self.client = client
+        self.dtype = dtype
+        self.backend = backend
+        self._trainer: TrainerWeightTransferEngine[Any] | None = None
+
+    def send(self, model: torch.nn.Module, is_main: bool) -> None:
+        """Send every parameter; vLLM's side gathers on all ranks and transmits from rank 0."""
+        if self._trainer is None:
+            self._trainer = self._open(model, is_main)
+        cast(FullWeights, self._trainer.source).model = model  # another one after the learner loaded a checkpoint
+        self._trainer.send_weights()
+
+    def _open(self, model: torch.nn.Module, is_main: bool) -> TrainerWeightTransferEngine[Any]:
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        source = cast("WeightSource", FullWeights(model, self.dtype))
+        info = self._init_info(rank=0 if is_main else 1)  # vLLM asks only whether it is rank 0
+        return WeightTransferTrainerFactory.trainer_init(info, client=self.client, source=source)
+
+    def _init_info(self, rank: int) -> TrainerInitInfo:
+        if self.backend == "ipc":
+            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+            return IPCTrainerInitInfo(packed=True, rank=rank)
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        workers = len(self.client.engines) * self.client.workers_per_engine
+        return NCCLTrainerInitInfo(ray.util.get_node_ip_address(), port, world_size=1 + workers, rank=rank)

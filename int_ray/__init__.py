@@ -1,0 +1,1 @@
+"""The algorithm of Interventional Training: data in, data out. Never imports ray or vllm."""

@@ -1,0 +1,216 @@
+"""The configuration tree. Every section is strict: an unknown key or a wrong type is an error, never a warning.
+
+Values named after a table are the paper's (Table 3: RL; Tables 4 and 5: SFT; appendix E: decoding).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelConfig(Section):
+    """The policy's starting point."""
+
+    path: str = Field(
+        description="Local folder or hub name of a Hugging Face checkpoint with tokenizer and chat template."
+    )
+    revision: str | None = Field(default=None, description="Hub revision to pin.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="The engines' dtype; the learner keeps fp32 masters."
+    )
+    max_length: PositiveInt = Field(description="Context in tokens: prompt and response together.")
+    chat_template_kwargs: dict[str, bool | str | int] = Field(
+        default_factory=dict, description="Extra arguments of the chat template, such as {enable_thinking: true}."
+    )
+    thinking_end: str | None = Field(default=None, description="Text that closes the thinking part, such as </think>.")
+
+
+class Columns(Section):
+    """Which column of the data holds what."""
+
+    id: str | None = Field(default=None, description="Row id; default: the row number.")
+    question: str = "problem"
+    answer: str = "answer"
+    solution: str | None = Field(default="solution", description="Reference solution for the oracle; may be absent.")
+
+
+class ProblemsConfig(Section):
+    """Training problems and how their answers are judged."""
+
+    train: str = Field(description="JSONL or Parquet file, or the name of a Hugging Face dataset.")
+    split: str = Field(default="train", description="Split of a Hugging Face dataset.")
+    columns: Columns = Columns()
+    reward: Literal["exact", "math"] = Field(
+        default="math", description="exact: same text in the box; math: math-verify."
+    )
+    grader_workers: PositiveInt = Field(default=2, description="Killable grading processes (reward: math).")
+    grader_timeout_s: PositiveFloat = 10.0
+
+
+class RolloutConfig(Section):
+    """Sampling. Table 3: batch 32, n 16, T 0.6, top-p 0.95 for e3-1.7B."""
+
+    batch_size: PositiveInt = Field(default=32, description="Problems per iteration.")
+    n: int = Field(default=16, ge=2, description="Rollouts per problem; a group needs two to have an advantage.")
+    temperature: PositiveFloat = 0.6
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0, description="0: no limit.")
+    max_tokens: PositiveInt = Field(description="Longest response in tokens, prefix of a resumed one included.")
+    num_engines: PositiveInt = 1
+    tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs per engine.")
+    gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
+    kv_cache_gb: PositiveFloat = Field(default=1.0, description="KV cache of a CPU engine.")
+    max_num_seqs: PositiveInt = Field(default=256, description="Sequences decoded at once per engine.")
+    startup_deadline_s: PositiveFloat = 900.0
+    deadline_s: PositiveFloat = Field(default=3600.0, description="Longest wait for one group's rollouts.")
+
+
+class OracleConfig(Section):
+    """Who corrects failed attempts, and how attempts are cut into steps."""
+
+    kind: Literal["exact"] = Field(default="exact", description="exact: the rule-based checker of the laptop world.")
+    attempts: PositiveInt = Field(default=4, description="Failed rollouts shown per unsolved problem.")
+    workers: PositiveInt = Field(default=1, description="Oracle processes.")
+    concurrency: PositiveInt = Field(default=16, description="Requests in flight, all workers together.")
+    deadline_s: PositiveFloat = Field(default=300.0, description="Longest wait for one reply.")
+    step_keywords: tuple[str, ...] = Field(
+        default=("wait", "maybe"), description="A step starts before each of these words."
+    )
+    step_separator: str = Field(
+        default="\n\n", description="A step ends after a blank line; also ends a last step that has none."
+    )
+
+
+class TriggerConfig(Section):
+    """When to intervene (schedule: plateau)."""
+
+    signal: Literal["unsolved", "zero_advantage"] = "unsolved"
+    threshold: float = Field(
+        default=0.8, gt=0, le=1, description="Share of groups without a signal that counts as a stall."
+    )
+    hysteresis: float = Field(
+        default=0.05, ge=0, lt=1, description="The count is forgotten below threshold - hysteresis."
+    )
+    patience: PositiveInt = Field(
+        default=3, description="Stalled iterations before the oracle is asked; also the window."
+    )
+    cooldown: int = Field(default=5, ge=0, description="Iterations after a round in which no other starts.")
+    max_rounds: int = Field(default=3, ge=0)
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule. Tables 3-5: learning rate 1e-6; SFT with cosine to 0.1 and warm-up 0.1."""
+
+    learning_rate: PositiveFloat = 1e-6
+    lr_schedule: Literal["constant", "cosine_with_min_lr"] = "constant"
+    min_lr_rate: float = Field(default=0.1, ge=0, le=1, description="Floor as a share of learning_rate.")
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="Share of the phase's updates.")
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: PositiveFloat = 1.0
+
+
+class PatchConfig(Section):
+    """The SFT on prefix + intervention (section 4.2). Table 4: batch 64, 16 epochs for e3-1.7B."""
+
+    continuations: PositiveInt = Field(default=32, description="K continuations that test an intervention.")
+    filter: bool = Field(default=True, description="Keep only interventions with at least one right continuation.")
+    clone_prefix: bool = True
+    clone_suffix: bool = Field(
+        default=False, description="Also clone a successful continuation, as sampled (Table 1, + suffix)."
+    )
+    batch_size: PositiveInt = 64
+    epochs: PositiveInt = 16
+    optimizer: OptimizerConfig = OptimizerConfig(lr_schedule="cosine_with_min_lr", warmup_ratio=0.1)
+
+
+class ReinforceConfig(Section):
+    """GRPO with clip-higher and KL in the loss. Table 3; groups without a signal are left out of the loss."""
+
+    mini_batch_size: PositiveInt = Field(default=16, description="Problems per optimizer update.")
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.35
+    kl_coef: float = Field(default=0.001, ge=0, description="Weight of the k3 estimate of KL(policy || reference).")
+    kl_reference: Literal["patched", "base"] = Field(
+        default="patched", description="What the reference is after a patch."
+    )
+    entropy_coef: float = Field(default=0.0, ge=0)
+    loss_mean: Literal["token", "sequence"] = "token"
+    advantage_std: bool = Field(
+        default=True,
+        description="Divide by the group's standard deviation: verl's default. Section 3's formula has no division.",
+    )
+    overlong_buffer: int = Field(
+        default=0, ge=0, description="Tokens before max_tokens over which a penalty grows to 1; 0: off."
+    )
+    overlong_penalty: float = Field(default=1.0, ge=0, description="The penalty at max_tokens.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class LearnerConfig(Section):
+    """The FSDP2 group that owns the weights."""
+
+    num_ranks: PositiveInt = 1
+    device: Literal["cpu", "cuda"] = Field(default="cuda", description="cpu: gloo; cuda: nccl.")
+    micro_batch_tokens: PositiveInt = Field(default=16384, description="Padded tokens per forward pass and rank.")
+    weight_sync: Literal["shm", "nccl", "ipc"] = Field(
+        default="nccl",
+        description="shm: one machine, CPU; nccl: learner and engines on different GPUs; ipc: on the same GPU.",
+    )
+    canary_tolerance: PositiveFloat = Field(
+        default=1e-3, description="Largest log-prob difference between engine and learner after a sync."
+    )
+    startup_deadline_s: PositiveFloat = 900.0
+    deadline_s: PositiveFloat = Field(
+        default=3600.0, description="Longest wait for one patch, reinforce, save or sync."
+    )
+
+
+class EvaluateConfig(Section):
+    """Held-out problems, evaluated before the first iteration and after the last."""
+
+    sets: dict[str, str] = Field(default_factory=dict, description="Name -> file or dataset, read like problems.train.")
+    n: PositiveInt = Field(default=32, description="Rollouts per problem.")
+    k: tuple[PositiveInt, ...] = Field(default=(1, 8), description="pass@k to report; none may exceed n.")
+    every: int = Field(default=0, ge=0, description="Also every so many iterations; 0: only before and after.")
+
+
+class RunConfig(Section):
+    """The run itself."""
+
+    folder: Path = Field(description="New folder for everything the run writes.")
+    iterations: PositiveInt = 150
+    seed: int = Field(default=0, ge=0)
+    checkpoint_every: PositiveInt = Field(default=10, description="Iterations.")
+    keep_checkpoints: PositiveInt = Field(default=2, description="Older ones are deleted.")
+    ray_address: str | None = Field(
+        default=None, description="Address of a Ray cluster; default: RAY_ADDRESS, else a local one."
+    )
+
+
+class Config(Section):
+    """Everything a run needs. See configs/*.yaml."""
+
+    schedule: Literal["paper", "plateau", "never"] = Field(
+        default="plateau",
+        description="paper: collect once, patch, then RL; plateau: patch when RL stalls; never: plain RL.",
+    )
+    model: ModelConfig
+    problems: ProblemsConfig
+    rollout: RolloutConfig
+    oracle: OracleConfig = OracleConfig()
+    trigger: TriggerConfig = TriggerConfig()
+    patch: PatchConfig = PatchConfig()
+    reinforce: ReinforceConfig = ReinforceConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    run: RunConfig

@@ -1,0 +1,1 @@
+"""Losses as functions `(inputs) -> (loss, metrics)` over one mask convention."""

@@ -1,0 +1,106 @@
+"""What the coordinator needs from the outside, as Protocols.
+
+`actors/` implements them on Ray, `tests/fakes.py` in process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from int_ray.types import (
+    Attempt,
+    Completion,
+    Intervention,
+    OracleReply,
+    Outcome,
+    Problem,
+    Purpose,
+    RolloutGroup,
+    Update,
+    UpdateBatches,
+)
+
+
+class Grader(Protocol):
+    """Judges final answers. Must return within a deadline whatever the text holds."""
+
+    async def grade(self, problem: Problem, completions: Sequence[Completion]) -> list[Outcome]:
+        """One outcome per completion, in order. Failures of the grader are outcomes, not exceptions."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Samples from the current policy; every group comes back graded and stamped with the policy version."""
+
+    async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
+        """`n` rollouts per problem, groups in the order of `problems`. `round_` (the iteration) enters the seeds."""
+        ...
+
+    async def resume_from(self, interventions: Sequence[Intervention], n: int, round_: int) -> list[RolloutGroup]:
+        """`n` continuations of each prefix + intervention; only the continuation is graded."""
+        ...
+
+
+class Oracle(Protocol):
+    """Finds the first wrong step of failed attempts and proposes replacements."""
+
+    async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
+        """One reply per attempt, in order. An unreachable oracle is a reply with `failure`, not an exception."""
+        ...
+
+
+class Learner(Protocol):
+    """Owns the weights and changes them."""
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        """Supervised fine-tuning, one optimizer update per batch (paper, section 4.2)."""
+        ...
+
+    async def reinforce(self, batches: UpdateBatches) -> Update:
+        """GRPO, one optimizer update per batch (paper, section 4.3)."""
+        ...
+
+    async def save(self, folder: Path) -> None:
+        """Write model (Hugging Face format), reference and optimizer into an existing empty folder."""
+        ...
+
+
+class WeightSync(Protocol):
+    """Brings the learner's weights to every rollout engine."""
+
+    async def publish(self, policy_version: int) -> Mapping[str, float]:
+        """From here on every rollout is sampled with, and stamped with, this version. Returns metrics.
+
+        Raises WeightSyncError when an engine's log-probs differ from the learner's afterwards.
+        """
+        ...
+
+
+class Progress(Protocol):
+    """Tells a person where the run is."""
+
+    def phase(self, name: str, total: int) -> None:
+        """A new phase of `total` pieces of work begins."""
+        ...
+
+    def advance(self, amount: int = 1) -> None:
+        """Some pieces of the current phase are done."""
+        ...
+
+    def say(self, message: str) -> None:
+        """One line of the run's story."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything that a coordinator works with."""
+
+    rollouts: Rollouts
+    oracle: Oracle
+    learner: Learner
+    weights: WeightSync
+    progress: Progress

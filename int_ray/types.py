@@ -1,0 +1,239 @@
+"""The data that flows through the trainer: one frozen type per stage.
+
+`Problem -> Completion -> Rollout -> RolloutGroup -> Attempt -> Proposal -> Intervention -> TrainingSample -> Update`
+
+Shapes: P tokens of the prompt, T tokens of a response, S tokens of a response's kept prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.int32]
+Logprobs = NDArray[np.float32]
+
+
+class Outcome(StrEnum):
+    """What the verifier found. Only CORRECT earns the reward."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    UNPARSABLE = "unparsable"  # the response ended, but holds no final answer
+    TRUNCATED = "truncated"  # the response hit the token limit: counts as wrong, shown apart
+    TIMEOUT = "timeout"  # the grader ran out of time: says nothing about the response
+    ERROR = "error"  # the grader failed: says nothing about the response
+
+    @property
+    def is_graded(self) -> bool:
+        """False when the grader failed, so that the rollout is neither right nor wrong."""
+        return self not in (Outcome.TIMEOUT, Outcome.ERROR)
+
+
+class Purpose(StrEnum):
+    """What rollouts are for. It enters their seeds, so that no purpose repeats another's samples."""
+
+    TRAIN = "train"
+    TEST_INTERVENTION = "test_intervention"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its reference answer and, for the oracle only, a reference solution.
+
+    Example: `Problem("p7", "12+5-3=?", "14", "12+5=17\\n\\n17-3=14\\n\\n\\\\boxed{14}")`
+    """
+
+    id: str
+    question: str
+    answer: str
+    solution: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSets:
+    """What a run trains on and what it is judged by."""
+
+    train: Sequence[Problem]
+    evaluation: Mapping[str, Sequence[Problem]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """One sampled response, not yet graded."""
+
+    token_ids: TokenIds  # [T], the end-of-sequence token included if it was sampled
+    rollout_logprobs: Logprobs  # [T], of the sampled tokens at the sampling temperature
+    text: str  # without special tokens
+    finished: bool  # False: the token limit cut it off
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One graded response and the policy version that sampled it."""
+
+    completion: Completion
+    outcome: Outcome
+    policy_version: int
+
+    @property
+    def reward(self) -> float:
+        """1 for a correct final answer, else 0 (paper, section 3)."""
+        return float(self.outcome is Outcome.CORRECT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutGroup:
+    """All rollouts of one problem from one prefix; `prefix_ids` is empty unless they were resumed."""
+
+    problem: Problem
+    prompt_ids: TokenIds  # [P]
+    prefix_ids: TokenIds  # [S]
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def graded(self) -> tuple[Rollout, ...]:
+        """The rollouts that the verifier could judge."""
+        return tuple(rollout for rollout in self.rollouts if rollout.outcome.is_graded)
+
+    @property
+    def any_solved(self) -> bool:
+        """Whether at least one rollout is correct."""
+        return any(rollout.outcome is Outcome.CORRECT for rollout in self.rollouts)
+
+    @property
+    def is_undetermined(self) -> bool:
+        """No success, but a grader failure hides at least one verdict. Never feeds the trigger."""
+        return not self.any_solved and len(self.graded) < len(self.rollouts)
+
+    @property
+    def is_unsolved(self) -> bool:
+        """Every rollout was judged and none is correct: these go to the oracle."""
+        return not self.any_solved and not self.is_undetermined
+
+    @property
+    def has_zero_advantage(self) -> bool:
+        """All judged rollouts have the same outcome reward: all wrong or all right."""
+        return len({rollout.reward for rollout in self.graded}) <= 1
+
+    @property
+    def success_rate(self) -> float:
+        """Share of correct rollouts among the judged ones; 0 if none was judged."""
+        graded = self.graded
+        return sum(rollout.reward for rollout in graded) / len(graded) if graded else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One reasoning step: response tokens `start:end`."""
+
+    start: int
+    end: int
+    text: str
+    replaceable: bool = True  # False for what follows the thinking part
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attempt:
+    """A failed rollout, cut into steps, as the oracle reads it."""
+
+    problem: Problem
+    prompt_ids: TokenIds  # [P]
+    rollout: Rollout
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One replacement step. `location` is 1-based: the step to replace."""
+
+    location: int
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class OracleReply:
+    """What the oracle said about one attempt: proposals, or the named reason why there are none.
+
+    Example: `OracleReply((Proposal(3, "17-3=14"),))`, `OracleReply(failure="no_error")`
+    """
+
+    proposals: tuple[Proposal, ...] = ()
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Intervention:
+    """Prefix + corrective step, spliced on token ids (y~ = [y_<i, y_int,i], Algorithm 1 line 7)."""
+
+    attempt: Attempt
+    proposal: Proposal
+    prefix_ids: TokenIds  # [S], the attempt's own tokens before the replaced step
+    intervention_ids: TokenIds  # [I], the new step with the replaced step's separator
+
+    @property
+    def resume_ids(self) -> TokenIds:
+        """Prefix and intervention, from where the policy continues. [S + I]"""
+        return np.concatenate([self.prefix_ids, self.intervention_ids])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TestedIntervention:
+    """An intervention with the continuations that tested it, or None where no test was asked for."""
+
+    __test__ = False  # pytest: not a test class
+
+    intervention: Intervention
+    continuations: RolloutGroup | None
+
+    @property
+    def helps(self) -> bool:
+        """At least one continuation reached a right answer."""
+        return self.continuations is not None and self.continuations.any_solved
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingSample:
+    """One sequence for the learner. Token t is trained where `loss_mask[t]` is 1."""
+
+    token_ids: TokenIds  # [P + T]
+    loss_mask: NDArray[np.uint8]  # [P + T], 0 on the prompt
+    advantage: float = 0.0  # used by reinforce only
+    rollout_logprobs: Logprobs | None = None  # [P + T], 0 where the mask is 0; for the engine-mismatch metric
+
+
+# One inner sequence per optimizer update.
+UpdateBatches = Sequence[Sequence[TrainingSample]]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a patch or a reinforce phase did to the weights."""
+
+    num_updates: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    skipped: str | None = None  # why there was nothing to train on
+
+    @property
+    def changed_weights(self) -> bool:
+        """Whether the engines need new weights."""
+        return self.num_updates > 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """Where a run stands: everything beside the weights that a resumed run needs.
+
+    `trigger` is the JSON-ready state of the intervention trigger; the data position follows from `iteration`.
+    """
+
+    iteration: int = 0
+    policy_version: int = 0
+    intervention_rounds: int = 0
+    trigger: Mapping[str, float] = field(default_factory=dict)

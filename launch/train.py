@@ -1,0 +1,117 @@
+"""`int-ray train`: check everything that can be checked, then start the cluster parts and run the coordinator."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from int_ray.config import Config
+from int_ray.config_checks import batch_arithmetic
+from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.preflight import Inputs, hub_names, load_inputs
+from int_ray.types import ProblemSets, RunState
+from launch.console import ConsoleProgress, show_summary
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: a state and, unless it is a fresh run, the checkpoint that holds the weights."""
+
+    state: RunState
+    checkpoint: Path | None
+
+
+def run_training(path: str, overrides: Sequence[str], *, dry_run: bool, resume: str | None) -> None:
+    """Raises ConfigError for whatever the user can fix, KeyboardInterrupt when stopped (resumable)."""
+    console = Console()
+    config = load_config(path, overrides)
+    if dry_run:
+        show_plan(config, console)
+        return
+    start = find_start(config, resume)
+    with ConsoleProgress(console) as progress:
+        progress.say(f"Checking the model and the problems of {path}")
+        inputs = load_inputs(config)
+        summary = asyncio.run(_train(config, inputs, start, progress))
+    show_summary(summary, console)
+    console.print(f"Everything is in {config.run.folder}; try: tensorboard --logdir {config.run.folder}", markup=False)
+
+
+async def _train(config: Config, inputs: Inputs, start: Start, progress: ConsoleProgress) -> dict[str, Any]:
+    from actors.assembly import assemble
+    from actors.run_folder import RunFolder, write_json
+    from actors.summary import summarise
+
+    began = time.monotonic()
+    folder = RunFolder(config.run.folder)
+    (folder.path / "config.yaml").write_text(dump_config(config))
+    _report_data(inputs, folder.path, progress)
+    folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule)
+    sets = {name: loaded.problems for name, loaded in inputs.evaluation_sets.items()}
+    problems = ProblemSets(inputs.problems.problems, sets)
+    try:
+        async with assemble(
+            config, inputs.tokenizer, problems, folder, progress, checkpoint=start.checkpoint
+        ) as coordinator:
+            state = await coordinator.run(start.state)
+        summary = summarise(folder, state, time.monotonic() - began, progress.seconds)
+        write_json(folder.path / "summary.json", summary)
+        folder.journal.write("finished", iteration=state.iteration)
+    except asyncio.CancelledError:
+        folder.journal.write("interrupted")
+        raise
+    finally:
+        folder.close()
+    return summary
+
+
+def _report_data(inputs: Inputs, folder: Path, progress: ConsoleProgress) -> None:
+    """Say what was loaded; rows that cannot be used are listed in the run folder."""
+    loaded = {"train": inputs.problems, **inputs.evaluation_sets}
+    progress.say("Problems: " + ", ".join(f"{name} {len(item.problems)}" for name, item in loaded.items()))
+    for name, item in loaded.items():
+        if item.quarantined:
+            path = folder / f"quarantine_{name}.jsonl"
+            item.write_quarantine(path)
+            progress.say(f"{len(item.quarantined)} rows of {name} cannot be used and were left out; {path} says why")
+
+
+def show_plan(config: Config, console: Console) -> None:
+    """The resolved config, the resource plan and the batch arithmetic; checks local paths only."""
+    names = hub_names(config)
+    if not names:
+        load_inputs(config)
+    console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
+    table = Table("plan", "value", title="Resources and batches")
+    for row in batch_arithmetic(config):
+        table.add_row(*row)
+    console.print(table)
+    for name in names:
+        console.print(f"not checked: {name} is a hub name", markup=False, highlight=False)
+
+
+def find_start(config: Config, resume: str | None) -> Start:
+    """A fresh state, or what `--resume` asks for. Raises ConfigError."""
+    from actors.checkpoint import CheckpointError, Checkpoints, verify
+
+    folder = config.run.folder
+    if resume is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                [f"run.folder: {folder} already holds a run; add --resume auto to go on with it, or choose another"]
+            )
+        return Start(RunState(), None)
+    checkpoint = Checkpoints(folder / "checkpoints", 1).latest() if resume == "auto" else Path(resume)
+    if checkpoint is None:
+        return Start(RunState(), None)
+    try:
+        return Start(verify(checkpoint), checkpoint)
+    except CheckpointError as error:
+        raise ConfigError([f"--resume: {error}"]) from None

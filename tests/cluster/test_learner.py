@@ -1,0 +1,307 @@
+"""Real FSDP2 over gloo: one and two ranks through Ray, and one rank in this process for what needs other settings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from actors.learner import Learner, LearnerError
+from actors.learner_rank import LearnerRank, LearnerSettings
+from actors.optimization import Optimization
+from int_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PatchConfig, ReinforceConfig
+from int_ray.types import TrainingSample, Update
+from tests.factories import tiny_checkpoint
+
+SFT = OptimizerConfig(learning_rate=1e-3, lr_schedule="cosine_with_min_lr", warmup_ratio=0.2)
+RL = OptimizerConfig(learning_rate=2e-4, betas=(0.9, 0.99))
+Weights = dict[str, torch.Tensor]
+
+
+def settings(checkpoint: Path, num_ranks: int = 1, budget: int = 1000, **reinforce: object) -> LearnerSettings:
+    options = {"kl_coef": 0.1, "entropy_coef": 0.01, "optimizer": RL} | reinforce
+    return LearnerSettings(
+        model=ModelConfig(path=str(checkpoint), max_length=512, dtype="float32"),
+        learner=LearnerConfig(num_ranks=num_ranks, device="cpu", micro_batch_tokens=budget, deadline_s=60),
+        patch=PatchConfig(optimizer=SFT),
+        reinforce=ReinforceConfig.model_validate(options),
+        temperature=0.6,
+        reinforce_updates=10,
+        seed=0,
+    )
+
+
+def samples(seed: int, count: int = 7) -> list[TrainingSample]:
+    """Random sequences of 8 to 27 tokens, of which all but the first 3 to 6 are trained."""
+    random = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        length, prompt = random.integers(8, 28), random.integers(3, 7)
+        mask = (np.arange(length) >= prompt).astype(np.uint8)
+        token_ids = random.integers(5, 262, length).astype(np.int32)
+        logprobs = (-5 * random.random(length) * mask).astype(np.float32)
+        made.append(TrainingSample(token_ids, mask, float(random.normal()), logprobs))
+    return made
+
+
+def start(config: LearnerSettings) -> Iterator[Learner]:
+    learner = asyncio.run(Learner.start(config))
+    yield learner
+    asyncio.run(learner.close())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def initial(one_rank: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a fresh learner saves: loading it resets one."""
+    folder = tmp_path_factory.mktemp("initial")
+    asyncio.run(one_rank.save(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
+    yield from start(settings(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
+    """Its micro-batches are small, too: one to three samples instead of all."""
+    yield from start(settings(checkpoint, num_ranks=2, budget=30))
+
+
+def weights(learner: Learner, folder: Path) -> Weights:
+    folder.mkdir(exist_ok=True)
+    asyncio.run(learner.save(folder))
+    return load_file(folder / "model.safetensors")
+
+
+def run(learner: Learner, initial: Path, phase: str, batches: list[list[TrainingSample]]) -> Update:
+    """One phase from the initial weights."""
+    asyncio.run(learner.load(initial))
+    return asyncio.run(learner.patch(batches) if phase == "patch" else learner.reinforce(batches))
+
+
+def assert_same(ours: Weights, theirs: Weights, tolerance: float) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("phase", ["patch", "reinforce"])
+def test_ranks_and_micro_batches_do_not_change_the_update(
+    phase: str, one_rank: Learner, two_ranks: Learner, initial: Path, tmp_path: Path
+) -> None:
+    batches = [samples(1), samples(2, count=1), samples(3, count=4)]  # the middle one leaves a rank without samples
+    one, two = (run(learner, initial, phase, batches) for learner in (one_rank, two_ranks))
+    assert one.num_updates == two.num_updates == 3
+    assert two.metrics == pytest.approx(one.metrics, abs=1e-5)
+    moved = weights(one_rank, tmp_path / "one")
+    assert_same(moved, weights(two_ranks, tmp_path / "two"), 1e-5)
+    assert any(
+        (moved[name] - before).abs().max() > 2e-4 for name, before in load_file(initial / "model.safetensors").items()
+    )
+
+
+@pytest.mark.parametrize("phase", ["patch", "reinforce"])
+def test_sample_order_does_not_change_the_update(phase: str, two_ranks: Learner, initial: Path, tmp_path: Path) -> None:
+    batch = samples(1)
+    first = run(two_ranks, initial, phase, [batch])
+    before = weights(two_ranks, tmp_path / "first")
+    second = run(two_ranks, initial, phase, [batch[::-1]])
+    assert second.metrics == pytest.approx(first.metrics, abs=1e-5)
+    assert_same(weights(two_ranks, tmp_path / "second"), before, 1e-5)
+
+
+def test_patch_lowers_the_loss_and_trains_no_masked_token(one_rank: Learner, initial: Path, tmp_path: Path) -> None:
+    batch = samples(1)
+    update = run(one_rank, initial, "patch", [batch] * 5)
+    assert update.num_updates == 5
+    trained = weights(one_rank, tmp_path / "trained")
+    again = asyncio.run(one_rank.patch([batch]))
+    assert again.metrics["patch/loss"] < update.metrics["patch/loss"] - 0.1
+    # An end token after what is cloned, outside the mask: nothing may change.
+    ended = [
+        TrainingSample(np.append(sample.token_ids, np.int32(1)), np.append(sample.loss_mask, np.uint8(0)))
+        for sample in batch
+    ]
+    run(one_rank, initial, "patch", [ended] * 5)
+    assert_same(weights(one_rank, tmp_path / "ended"), trained, 1e-6)
+
+
+def test_patch_loss_is_the_mean_over_cloned_tokens(two_ranks: Learner, initial: Path) -> None:
+    batch = samples(4)
+    update = run(two_ranks, initial, "patch", [batch])
+    model = AutoModelForCausalLM.from_pretrained(initial, dtype=torch.float32)
+    losses = []
+    for sample in batch:
+        ids = torch.from_numpy(sample.token_ids.astype(np.int64))
+        with torch.no_grad():
+            logprobs = model(ids[None]).logits[0, :-1].log_softmax(1).gather(1, ids[1:, None])[:, 0]
+        losses += (-logprobs[torch.from_numpy(sample.loss_mask[1:]).bool()]).tolist()
+    assert update.metrics["patch/loss"] == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_reinforce_metrics(two_ranks: Learner, initial: Path) -> None:
+    metrics = run(two_ranks, initial, "reinforce", [samples(1)] * 8).metrics
+    assert metrics["reinforce/clip_fraction"] > 0  # later updates are off the policy that sampled
+    assert metrics["reinforce/approx_kl"] != 0
+    assert 4 < metrics["reinforce/entropy"] < np.log(262)
+    assert metrics["reinforce/rollout_mismatch"] > 1  # random log-probs here
+    assert metrics["reinforce/grad_norm"] > 0
+    single = run(two_ranks, initial, "reinforce", [samples(1)]).metrics
+    assert single["reinforce/clip_fraction"] == single["reinforce/approx_kl"] == 0
+
+
+def test_saved_model_in_plain_transformers_has_the_learners_logprobs(
+    two_ranks: Learner, initial: Path, tmp_path: Path
+) -> None:
+    run(two_ranks, initial, "patch", [samples(1)] * 3)
+    weights(two_ranks, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.arange(10, 30)
+    with torch.no_grad():
+        logprobs = (model(ids[None]).logits[0] / 0.6).log_softmax(1)[:-1].gather(1, ids[1:, None])[:, 0]
+    ours = asyncio.run(two_ranks.logprobs(ids.numpy().astype(np.int32), temperature=0.6))
+    assert ours[0] == 0
+    np.testing.assert_allclose(ours[1:], logprobs.numpy(), atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template
+    assert model.config.architectures == ["Qwen3ForCausalLM"]
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["model.safetensors"]
+
+
+def test_a_loaded_learner_continues_identically(
+    one_rank: Learner, two_ranks: Learner, initial: Path, tmp_path: Path
+) -> None:
+    run(two_ranks, initial, "patch", [samples(1)])
+    asyncio.run(two_ranks.reinforce([samples(2)]))
+    saved = tmp_path / "saved"
+    weights(two_ranks, saved)
+    straight = asyncio.run(two_ranks.reinforce([samples(3), samples(4)]))
+    expected = weights(two_ranks, tmp_path / "straight")
+    asyncio.run(two_ranks.load(saved))
+    resumed = asyncio.run(two_ranks.reinforce([samples(3), samples(4)]))
+    assert resumed.metrics == straight.metrics
+    assert_same(weights(two_ranks, tmp_path / "resumed"), expected, 0)
+    asyncio.run(one_rank.load(saved))  # on another number of ranks
+    asyncio.run(one_rank.reinforce([samples(3), samples(4)]))
+    assert_same(weights(one_rank, tmp_path / "other"), expected, 1e-5)
+
+
+def test_a_patch_starts_a_new_phase_with_a_new_reference(two_ranks: Learner, initial: Path, tmp_path: Path) -> None:
+    moved = run(two_ranks, initial, "reinforce", [samples(1), samples(2)])
+    assert moved.metrics["reinforce/ref_kl"] > 0
+    assert not (initial / "learner" / "reference").exists()
+    asyncio.run(two_ranks.patch([samples(3)]))
+    patched = weights(two_ranks, tmp_path)
+    assert not (tmp_path / "learner" / "optimizer.safetensors").exists()
+    assert_same(load_file(tmp_path / "learner" / "reference" / "model.safetensors"), patched, 0)
+    assert asyncio.run(two_ranks.reinforce([samples(1)])).metrics["reinforce/ref_kl"] == 0
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(two_ranks: Learner, initial: Path, tmp_path: Path) -> None:
+    poison = [TrainingSample(samples(1)[0].token_ids, samples(1)[0].loss_mask, advantage=np.nan), *samples(2)]
+    update = run(two_ranks, initial, "reinforce", [poison])
+    assert (update.num_updates, update.metrics["reinforce/skipped_updates"]) == (0, 1)
+    assert update.skipped and not update.changed_weights
+    assert_same(weights(two_ranks, tmp_path / "poisoned"), load_file(initial / "model.safetensors"), 0)
+    asyncio.run(two_ranks.reinforce([samples(1)]))
+    after = weights(two_ranks, tmp_path / "after")
+    run(two_ranks, initial, "reinforce", [samples(1)])
+    assert_same(after, weights(two_ranks, tmp_path / "clean"), 0)
+
+
+def test_a_sample_over_the_budget_is_an_error_that_the_learner_survives(two_ranks: Learner, initial: Path) -> None:
+    long = TrainingSample(np.arange(5, 45, dtype=np.int32), np.arange(40, dtype=np.uint8) > 5)
+    with pytest.raises(ValueError, match=r"sample 0 has 40 tokens, more than learner.micro_batch_tokens = 30"):
+        asyncio.run(two_ranks.patch([[long]]))
+    assert run(two_ranks, initial, "patch", [samples(1)]).num_updates == 1
+
+
+def test_late_and_dead_ranks_are_named(ray_cluster: None) -> None:
+    class StubbornRank:
+        def patch(self, batches: object) -> None:
+            os._exit(1)
+
+        def reinforce(self, batches: object) -> None:
+            time.sleep(30)
+
+    ranks = [ray.remote(num_cpus=0)(StubbornRank).remote() for _ in range(2)]
+    with pytest.raises(LearnerError, match="learner rank 0, 1 did not finish reinforce within 1 s"):
+        asyncio.run(Learner(ranks, deadline_s=1, placement=None).reinforce([]))
+    dying = [ray.remote(num_cpus=0)(StubbornRank).remote()]
+    with pytest.raises(LearnerError, match=r"a learner rank died during patch: .*"):
+        asyncio.run(Learner(dying, deadline_s=20, placement=None).patch([]))
+    for rank in ranks:
+        ray.kill(rank)
+
+
+def test_a_model_that_is_not_there_is_named(ray_cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(LearnerError, match=r"a learner rank died during start: .*nowhere"):
+        asyncio.run(Learner.start(settings(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"), [("constant", [0, 0.5, 1, 1]), ("cosine_with_min_lr", [0, 0.5, 1, 0.55])]
+)
+def test_schedule_and_its_warm_up_count_updates(schedule: str, rates: list[float]) -> None:
+    model = torch.nn.Linear(2, 1)
+    config = OptimizerConfig(learning_rate=1.0, lr_schedule=schedule, warmup_ratio=0.5)
+    optimization = Optimization(model, config, num_updates=4)
+    seen = []
+    for value in [1.0, np.nan, 1.0, 1.0, 1.0]:
+        model(torch.full((1, 2), value)).sum().backward()
+        rate = optimization.adamw.param_groups[0]["lr"]
+        if np.isfinite(optimization.update()):  # a skipped update does not move the schedule
+            seen.append(rate)
+    assert seen == pytest.approx(rates)
+
+
+@contextmanager
+def in_process(config: LearnerSettings, folder: Path) -> Iterator[LearnerRank]:
+    """A single rank without Ray, for settings of its own."""
+    rank = LearnerRank(config, rank=0, init_method=f"file://{folder / 'meet'}")
+    yield rank
+    rank.shutdown()
+
+
+def test_sequence_mean_does_not_depend_on_micro_batches(checkpoint: Path, tmp_path: Path) -> None:
+    metrics = []
+    for budget in (1000, 30):
+        with in_process(settings(checkpoint, budget=budget, loss_mean="sequence"), tmp_path) as rank:
+            metrics.append(rank.reinforce([samples(1), samples(2)]).metrics)
+        (tmp_path / "meet").unlink(missing_ok=True)
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
+
+
+def test_reference_can_stay_the_base(checkpoint: Path, tmp_path: Path) -> None:
+    with in_process(settings(checkpoint, kl_reference="base"), tmp_path) as rank:
+        rank.patch([samples(1)] * 5)
+        assert rank.reinforce([samples(2)]).metrics["reinforce/ref_kl"] > 1e-3
+
+
+def test_untied_embeddings_and_no_reference(tmp_path: Path) -> None:
+    untied = tiny_checkpoint(tmp_path / "untied", tied=False)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    with in_process(settings(untied, kl_coef=0.0), tmp_path) as rank:
+        assert "reinforce/ref_kl" not in rank.reinforce([samples(1)]).metrics
+        rank.save(saved)
+        logprobs = rank.logprobs(np.arange(9, dtype=np.int32), 1.0)
+        rank.load(saved)
+        assert rank.logprobs(np.arange(9, dtype=np.int32), 1.0).tolist() == logprobs.tolist()
+    before, after = (load_file(folder / "model.safetensors") for folder in (untied, saved))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])

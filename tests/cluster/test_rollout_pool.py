@@ -1,0 +1,169 @@
+"""The pool over fake engines in real actors: order, dispatch, bounds, seeds, deadlines and deaths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from actors.rollout_engine import EngineDiedError
+from actors.rollout_pool import RolloutPool
+from int_ray.config import RolloutConfig
+from int_ray.types import (
+    Completion,
+    Intervention,
+    Outcome,
+    Problem,
+    Proposal,
+    Purpose,
+    RolloutGroup,
+    TestedIntervention,
+    TokenIds,
+)
+from tests.factories import attempt, problem
+from tests.fake_engine import FakeEngine
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class FakeGrader:
+    """Everything is correct; remembers how many groups were in at each call."""
+
+    def __init__(self) -> None:
+        self.graded: list[str] = []
+
+    async def grade(self, problem: Problem, completions: Sequence[Completion]) -> list[Outcome]:
+        self.graded.append(problem.id)
+        return [Outcome.CORRECT] * len(completions)
+
+
+class CountingProgress:
+    def __init__(self) -> None:
+        self.done = 0
+
+    def phase(self, name: str, total: int) -> None: ...
+
+    def advance(self, amount: int = 1) -> None:
+        self.done += amount
+
+    def say(self, message: str) -> None: ...
+
+
+class Setup:
+    """A pool over fake engines. A problem's answer is how many milliseconds its rollouts take."""
+
+    def __init__(self, num_engines: int = 2, *, versions: Sequence[int] = (0, 0), **config: Any) -> None:
+        spawn: Any = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100)
+        self.engines = [spawn.remote(version) for version in versions[:num_engines]]
+        self.grader, self.progress = FakeGrader(), CountingProgress()
+        ray.get(
+            [engine.counts.remote() for engine in self.engines]
+        )  # their processes are up: deadlines are for answers
+        settings = RolloutConfig(max_tokens=50, **config)
+        self.pool = RolloutPool(self.engines, self.grader, encode, settings, 0, self.progress)
+
+    def sample(self, milliseconds: Sequence[int], n: int = 2, **other: Any) -> list[RolloutGroup]:
+        problems = [replace(problem(index), answer=str(wait)) for index, wait in enumerate(milliseconds)]
+        purpose, round_ = other.get("purpose", Purpose.TRAIN), other.get("round_", 0)
+        return asyncio.run(self.pool.sample(problems, n, purpose, round_))
+
+    def counts(self) -> list[tuple[int, int]]:
+        return ray.get([engine.counts.remote() for engine in self.engines])
+
+
+def encode(problem: Problem) -> TokenIds:
+    return np.array([int(problem.answer)], np.int32)
+
+
+def seeds(groups: Sequence[RolloutGroup]) -> list[int]:
+    return [rollout.completion.seed for group in groups for rollout in group.rollouts]
+
+
+def test_groups_keep_the_order_of_the_problems_and_are_graded_as_they_arrive():
+    setup = Setup()
+    groups = setup.sample([600, 5, 5, 5])
+    assert [group.problem.id for group in groups] == ["p0", "p1", "p2", "p3"]
+    assert setup.grader.graded[-1] == "p0" and setup.progress.done == 4
+    assert all(rollout.outcome is Outcome.CORRECT for group in groups for rollout in group.rollouts)
+
+
+def test_a_slow_group_does_not_hold_up_its_engine_nor_the_others():
+    setup = Setup(max_num_seqs=2)  # two groups of two in flight per engine
+    setup.sample([1500, *[30] * 20])
+    (first, most), (second, other_most) = setup.counts()
+    assert first + second == 21 and min(first, second) >= 5
+    assert max(most, other_most) == 2
+
+
+def test_in_flight_bound_follows_the_group_size():
+    setup = Setup(1, max_num_seqs=8)
+    setup.sample([30] * 12, n=4)
+    assert setup.counts() == [(12, 4)]
+
+
+def test_seeds_differ_by_problem_round_purpose_version_and_run():
+    setup = Setup()
+    first = seeds(setup.sample([1, 1, 1], n=4))
+    assert len(set(first)) == 12 and first == seeds(setup.sample([1, 1, 1], n=4))
+    others = [
+        setup.sample([1, 1, 1], n=4, round_=1),
+        setup.sample([1, 1, 1], n=4, purpose=Purpose.EVALUATE),
+        Setup(versions=(1, 1)).sample([1, 1, 1], n=4),
+    ]
+    assert all(not set(first) & set(seeds(groups)) for groups in others)
+
+
+def test_evaluations_of_two_versions_share_their_seeds():
+    first, second = Setup(versions=(1, 1)), Setup(versions=(2, 2))
+    assert seeds(first.sample([1], purpose=Purpose.EVALUATE)) == seeds(second.sample([1], purpose=Purpose.EVALUATE))
+
+
+def test_a_problem_asked_for_twice_in_one_call_gets_other_samples():
+    setup = Setup()
+    twice = asyncio.run(setup.pool.sample([replace(problem(), answer="1")] * 2, 2, Purpose.TRAIN, 0))
+    assert len(set(seeds(twice))) == 4
+
+
+def intervention(*ids: int) -> Intervention:
+    return Intervention(attempt("12+5=18"), Proposal(1, "12+5=17"), np.array([9], np.int32), np.array(ids, np.int32))
+
+
+def test_resuming_sends_the_prefix_and_leaves_it_room_in_the_limit():
+    first, second = intervention(5, 6), intervention(5, 7)
+    groups = asyncio.run(Setup().pool.resume_from([first, second], 2, 0))
+    for group, resumed in zip(groups, [first, second], strict=True):
+        np.testing.assert_array_equal(group.prefix_ids, resumed.resume_ids)
+        np.testing.assert_array_equal(group.prompt_ids, resumed.attempt.prompt_ids)
+        np.testing.assert_array_equal(group.rollouts[0].completion.token_ids, [3, 50 - 3])
+        assert TestedIntervention(resumed, group).helps
+    assert len(set(seeds(groups))) == 4
+
+
+def test_a_late_group_is_an_error_that_names_engine_problem_and_setting():
+    setup = Setup(1, deadline_s=0.3)
+    with pytest.raises(
+        TimeoutError, match=r"waited 0\.3 s \(rollout\.deadline_s\) for rollout engine 0 to sample 2 .*p0"
+    ):
+        setup.sample([5000])
+
+
+def test_a_dead_engine_is_one_clear_error():
+    setup = Setup(1)
+    setup.engines[0].__ray_call__.remote(lambda _: os._exit(1))
+    with pytest.raises(EngineDiedError, match="rollout engine 0 could not say its policy version"):
+        setup.sample([1])
+
+
+def test_engines_at_different_versions_are_refused():
+    with pytest.raises(RuntimeError, match=r"different policy versions \[0, 1\]"):
+        Setup(versions=(0, 1)).sample([1])
+
+
+def test_nothing_to_sample_is_nothing():
+    assert Setup(1).sample([]) == []

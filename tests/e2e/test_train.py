@@ -1,0 +1,131 @@
+"""The command, whole and real: Ray, vLLM, two FSDP2 ranks; interrupted, resumed, and looked at from the outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "run.iterations=4",
+    "run.checkpoint_every=1",
+    "rollout.batch_size=8",
+    "rollout.n=8",
+    "reinforce.mini_batch_size=4",
+    "trigger.patience=2",
+    "patch.continuations=8",
+    "evaluate.n=4",
+    "evaluate.k=[1, 4]",
+]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "launch.cli", "train", "configs/quickstart.yaml", f"run.folder={folder}", *SMALL]
+    # A process group of its own, as a shell gives it: a terminal's Ctrl-C reaches all of it.
+    return subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0
+    )
+
+
+def wait_for(what: str, condition: Callable[[], bool], deadline_s: float) -> None:
+    until = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < until, f"waited {deadline_s:.0f} s for {what}"
+        time.sleep(0.2)
+
+
+def events(folder: Path) -> list[dict]:
+    path = folder / "journal.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def has_event(folder: Path, name: str) -> bool:
+    return any(event["event"] == name for event in events(folder))
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was interrupted after its first checkpoint and then resumed to the end."""
+    folder = tmp_path_factory.mktemp("train") / "run"
+    process = start(folder)
+    try:
+        wait_for("the first checkpoint", lambda: has_event(folder, "checkpoint") or process.poll() is not None, 240)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4  # Ray, two ranks, an engine: there is something to leave behind
+        interrupted = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=30)
+        seconds = time.monotonic() - interrupted
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert seconds < 10, f"Ctrl-C took {seconds:.1f} s"
+    _, alive = psutil.wait_procs(family, timeout=max(0.0, 10 - seconds))
+    assert not alive, alive
+    assert "--resume auto" in output and "Traceback" not in output, output
+    resumed = start(folder, "--resume", "auto")
+    output, _ = resumed.communicate(timeout=280)
+    assert resumed.returncode == 0, output
+    (folder / "output.txt").write_text(output)
+    return folder
+
+
+def test_the_resumed_run_finishes_with_a_stall_a_patch_and_an_evaluation(run_folder: Path):
+    names = [event["event"] for event in events(run_folder)]
+    assert names.count("started") == 2 and "interrupted" in names and names[-1] == "finished"
+    summary = json.loads((run_folder / "summary.json").read_text())
+    assert summary["run"]["iterations"] == 4
+    assert summary["run"]["intervention_rounds"] >= 1
+    assert summary["run"]["interventions_kept"] >= 1
+    assert summary["run"]["policy_version"] >= 1
+    assert set(summary["evaluation"]) == {"hard_train", "hard_test", "easy"}
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert {row["iteration"] for row in rows} == {1, 2, 3, 4}
+    assert rows[0]["rollout/unsolved"] == 1.0
+    assert all(row["sync/canary_error"] < 1e-3 for row in rows if "sync/canary_error" in row)
+
+
+def test_the_run_folder_is_readable(run_folder: Path):
+    assert "schedule: plateau" in (run_folder / "config.yaml").read_text()
+    group = json.loads((run_folder / "rollouts" / "iteration_000000.jsonl").read_text().splitlines()[0])
+    assert group["question"].endswith("=?") and len(group["rollouts"]) == 8
+    assert group["rollouts"][0]["outcome"] in {"wrong", "correct", "unparsable", "truncated"}
+    kept = [
+        record
+        for path in (run_folder / "interventions").iterdir()
+        for record in map(json.loads, path.read_text().splitlines())
+        if record.get("kept")
+    ]
+    assert kept and all(record["success_rate"] > 0 and record["content"] for record in kept)
+    assert list((run_folder / "tensorboard").glob("events*"))
+    assert "Evaluation" in (run_folder / "output.txt").read_text()
+
+
+def test_the_checkpoint_is_an_ordinary_model_folder(run_folder: Path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    checkpoint = run_folder / "checkpoints" / "iteration_000004"
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "12+5=?"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    text = tokenizer.decode(model.generate(**prompt, max_new_tokens=20, do_sample=False)[0])
+    assert "12+5=" in text.rpartition("<|assistant|>")[2]
+
+
+def test_the_documented_python_example_runs(tmp_path: Path):
+    command = [sys.executable, "docs/own_task.py", str(tmp_path / "own")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "3 iterations" in result.stdout
+    assert has_event(tmp_path / "own", "intervention_round")

@@ -1,0 +1,81 @@
+"""Learner -> engine over shared memory: after every sync both compute the same log-probs; a broken sync is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actors.weight_senders import SharedMemorySender
+from actors.weight_sync import EngineWeightSync, WeightSyncError
+from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, Pair, random_batches, run
+from tests.e2e.corrupting_sender import CorruptingSender
+
+ERROR = 1e-3  # fp32
+
+
+def sync(pair: Pair, version: int) -> dict[str, float]:
+    return dict(run(pair.sync.publish(version)))
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, LONG_PROMPT], ids=["short", "cached"])
+def test_every_sync_brings_the_weights_that_the_learner_has(pair: Pair, prompt: np.ndarray):
+    for version in (1, 2):
+        before = pair.call("sample_group", prompt, NO_PREFIX, 8, 3, 30)
+        pair.change_weights(seed=version)
+        assert pair.error(prompt, before) > 10 * ERROR  # the weights did change
+        metrics = sync(pair, version)
+        after = pair.call("sample_group", prompt, NO_PREFIX, 8, 3, 30)
+        assert after.policy_version == version
+        assert pair.error(prompt, after) <= ERROR
+        assert metrics["sync/canary_error"] <= ERROR and metrics["sync/seconds"] < 30
+
+
+class LateChange:
+    """A learner whose weights change between the send and the canary."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        self.open_weight_sender = pair.learner.open_weight_sender
+        self.logprobs = pair.learner.logprobs
+
+    async def send_weights(self) -> object:
+        sent = await self.pair.learner.send_weights()
+        await self.pair.learner.patch(random_batches(seed=4))
+        return sent
+
+
+def test_a_corrupted_tensor_is_a_weight_sync_error(tied: Pair):
+    sender = CorruptingSender(tied.sync.sender.client, "float32")
+    broken = EngineWeightSync(tied.sync.engines, tied.learner, sender, PROMPT, 0.6, tied.sync.config)
+    with pytest.raises(WeightSyncError, match=r"^weights version 9: engine and learner differ by [0-9.e+]+ in a token"):
+        run(broken.publish(9))
+
+
+def test_weights_that_change_before_the_canary_are_a_weight_sync_error(tied: Pair):
+    broken = EngineWeightSync(tied.sync.engines, LateChange(tied), tied.sync.sender, PROMPT, 0.6, tied.sync.config)
+    with pytest.raises(WeightSyncError, match=r"canary_tolerance"):
+        run(broken.publish(10))
+
+
+def test_the_next_sync_after_a_broken_one_is_right_again(tied: Pair):
+    run(EngineWeightSync(tied.sync.engines, tied.learner, new_sender(tied), PROMPT, 0.6, tied.sync.config).publish(11))
+    group = tied.call("sample_group", PROMPT, NO_PREFIX, 8, 3, 30)
+    assert tied.error(PROMPT, group) <= ERROR
+
+
+def new_sender(pair: Pair) -> SharedMemorySender:
+    return SharedMemorySender(pair.sync.sender.client, "float32")
+
+
+def test_a_missed_deadline_names_what_it_waited_for(tied: Pair):
+    hurried = tied.sync.config.model_copy(update={"deadline_s": 1e-4})
+    impatient = EngineWeightSync(tied.sync.engines, tied.learner, new_sender(tied), PROMPT, 0.6, hurried)
+    with pytest.raises(WeightSyncError, match=r"weight sync waited 0\.0001 s .* for the learner to open"):
+        run(impatient.publish(12))
+
+
+def test_nothing_is_left_in_dev_shm(tied: Pair):
+    sync(tied, 13)
+    assert not list(Path("/dev/shm").glob("int_ray-*"))

@@ -1,0 +1,38 @@
+"""A rollout engine without a model. In a module of its own, so that Ray's workers can import it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from actors.rollout_engine import EngineGroup
+from int_ray.types import TokenIds
+
+
+class FakeEngine:
+    """Answers with the seed, the prefix length and the token limit as token ids; slow where the prompt says so."""
+
+    def __init__(self, version: int = 0) -> None:
+        self.version = version
+        self.in_flight = 0
+        self.most_in_flight = 0
+        self.num_groups = 0
+
+    async def sample_group(
+        self, prompt_ids: TokenIds, prefix_ids: TokenIds, n: int, seed: int, max_tokens: int
+    ) -> EngineGroup:
+        self.in_flight += 1
+        self.num_groups += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(float(prompt_ids[0]) / 1000)
+        self.in_flight -= 1
+        ids = np.array([len(prefix_ids), max_tokens] * n, np.int32)
+        logprobs, offsets = np.zeros(2 * n, np.float32), np.arange(0, 2 * n + 1, 2)
+        return EngineGroup(ids, logprobs, offsets, ("",) * n, (True,) * n, seed, self.version)
+
+    async def policy_version(self) -> int:
+        return self.version
+
+    async def counts(self) -> tuple[int, int]:
+        return self.num_groups, self.most_in_flight

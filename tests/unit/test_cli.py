@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "launch.cli", *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
+def test_help_is_instant_and_has_examples():
+    cli("--help")  # the file cache is warm from here on
+    fastest = min(_seconds("--help") for _ in range(3))
+    assert fastest < 1.0
+    assert "int-ray train configs/quickstart.yaml" in " ".join(cli("train", "--help").stdout.split())
+
+
+def _seconds(*arguments: str) -> float:
+    started = time.monotonic()
+    assert cli(*arguments).returncode == 0
+    return time.monotonic() - started
+
+
+def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
+    result = cli("train", "configs/quickstart.yaml", "--dry-run", f"run.folder={tmp_path / 'run'}")
+    assert result.returncode == 0, result.stderr
+    assert "32 problems x 16 = 512" in result.stdout
+    assert "mini_batch_size: 16" in result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_dry_run_names_what_only_a_hub_can_resolve():
+    result = cli("train", "configs/standard_rl_qwen3_4b.yaml", "--dry-run", "problems.train=someone/dataset")
+    assert result.returncode == 0, result.stderr
+    assert "not checked: Qwen/Qwen3-4B-Instruct-2507 is a hub name" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("trigger.patince=2", "error: trigger.patince: unknown key, did you mean trigger.patience?"),
+        ("rollout.n=x", "error: rollout.n: input should be a valid integer"),
+        ("reinforce.mini_batch_size=15", "error: reinforce.mini_batch_size: 15 does not divide"),
+        ("problems.train=absent.jsonl", "error: problems.train: "),
+        ("model.path=absent", "error: model.path: absent"),
+        ("problems.columns.answer=absent", "error: problems.train: "),
+        ("model.max_length=4096", "error: model.max_length: 4096 exceeds the model's own limit"),
+    ],
+)
+def test_what_the_user_can_fix_is_one_line_and_exit_code_2(override: str, line: str):
+    result = cli("train", "configs/quickstart.yaml", "--dry-run", override)
+    assert result.returncode == 2
+    assert line in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_folder_is_not_overwritten(tmp_path: Path):
+    (tmp_path / "journal.jsonl").write_text("{}\n")
+    result = cli("train", "configs/quickstart.yaml", f"run.folder={tmp_path}")
+    assert result.returncode == 2
+    assert "already holds a run; add --resume auto" in result.stderr
+
+
+def test_resuming_from_a_path_that_is_no_checkpoint(tmp_path: Path):
+    result = cli("train", "configs/quickstart.yaml", "--resume", str(tmp_path))
+    assert result.returncode == 2
+    assert "not a complete checkpoint" in result.stderr

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from int_ray.config_checks import batch_arithmetic
+from int_ray.config_file import ConfigError, dump_config, load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+def mistakes(*overrides: str, path: Path = QUICKSTART) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_loads_and_survives_a_round_trip(path: Path):
+    config = load_config(path)
+    assert parse_config(yaml.safe_load(dump_config(config))) == config
+
+
+def test_overrides_are_typed_values():
+    config = load_config(QUICKSTART, ["trigger.patience=7", "patch.optimizer.learning_rate=1e-6", "schedule=never"])
+    assert (config.trigger.patience, config.patch.optimizer.learning_rate, config.schedule) == (7, 1e-6, "never")
+
+
+def test_a_typo_names_its_path_and_the_key_that_was_meant():
+    assert mistakes("trigger.patince=2") == ("trigger.patince: unknown key, did you mean trigger.patience?",)
+    assert mistakes("patience=2") == ("patience: unknown key, did you mean trigger.patience?",)
+
+
+def test_all_mistakes_come_at_once():
+    found = mistakes("rollout.n=many", "triger.patience=2", "run.iterations=0")
+    assert len(found) == 3
+    assert any(line.startswith("rollout.n: ") and "'many'" in line for line in found)
+    assert any(line.startswith("run.iterations: ") and "got 0" in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("reinforce.mini_batch_size=15", "reinforce.mini_batch_size: 15 does not divide"),
+        ("rollout.max_tokens=128", "rollout.max_tokens: 128 leaves no room"),
+        ("learner.micro_batch_tokens=100", "learner.micro_batch_tokens: 100 is smaller"),
+        ("evaluate.k=[1, 64]", "evaluate.k: [64] exceed evaluate.n = 32"),
+        ("learner.weight_sync=nccl", "learner.weight_sync: nccl needs GPUs"),
+        ("trigger.hysteresis=0.9", "trigger.hysteresis: 0.9 must be below"),
+        ("reinforce.overlong_buffer=73", "reinforce.overlong_buffer: 73 exceeds"),
+    ],
+)
+def test_contradictions_between_settings(override: str, start: str):
+    (line,) = mistakes(override)
+    assert line.startswith(start)
+
+
+def test_unusable_files(tmp_path: Path):
+    assert "no such config file" in mistakes(path=tmp_path / "absent.yaml")[0]
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("model: {path: [}")
+    assert "not valid YAML" in mistakes(path=broken)[0]
+    broken.write_text("- a\n- b\n")
+    assert "expected sections" in mistakes(path=broken)[0]
+    assert mistakes("patience") == ("patience: an override looks like trigger.patience=2",)
+    assert mistakes("schedule.x=1") == ("schedule.x: 'schedule' is a value, not a section",)
+
+
+def test_batch_arithmetic_of_the_quickstart():
+    rows = dict(batch_arithmetic(load_config(QUICKSTART)))
+    assert rows["rollouts per iteration"] == "32 problems x 16 = 512"
+    assert rows["GRPO updates per iteration"] == "32 / 16 = 2 at most"

@@ -1,0 +1,179 @@
+"""The whole loop against in-process fakes: no Ray, no model, milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from actors.coordinator import Coordinator
+from actors.run_folder import RunFolder
+from int_ray.config import Config
+from int_ray.config_file import parse_config
+from int_ray.intervention_round import InterventionRound
+from int_ray.ports import Ports
+from int_ray.segmentation import Segmenter
+from int_ray.trigger import build_trigger
+from int_ray.types import ProblemSets, Purpose, RunState
+from tests.factories import problem
+from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeProgress, FakeRollouts, FakeWeightSync
+
+
+@dataclass
+class World:
+    coordinator: Coordinator
+    policy: FakePolicy
+    rollouts: FakeRollouts
+    oracle: FakeOracle
+    learner: FakeLearner
+    weights: FakeWeightSync
+    progress: FakeProgress
+    folder: RunFolder
+
+    def run(self, state: RunState | None = None) -> RunState:
+        return asyncio.run(self.coordinator.run(state or RunState()))
+
+    def rounds(self) -> list[dict]:
+        lines = (self.folder.path / "journal.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == "intervention_round"]
+
+
+def config(folder: Path, **sections: Any) -> Config:
+    return parse_config(
+        {
+            "schedule": sections.pop("schedule", "plateau"),
+            "model": {"path": "unused", "max_length": 256},
+            "problems": {"train": "unused", "reward": "exact"},
+            "rollout": {"batch_size": 4, "n": 4, "max_tokens": 128},
+            "oracle": {"attempts": 2},
+            "trigger": {"patience": 2, "cooldown": 1} | sections.pop("trigger", {}),
+            "patch": {"continuations": 4, "epochs": 1},
+            "reinforce": {"mini_batch_size": 2},
+            "evaluate": {"n": 4, "k": [1, 2]},
+            "run": {"folder": str(folder), "iterations": 6, "checkpoint_every": 3},
+        }
+    )
+
+
+def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: bool = False, **sections: Any) -> World:
+    settings = config(folder, **sections)
+    policy = policy or FakePolicy()
+    problems = [problem(index) for index in range(8)]
+    rollouts, oracle, progress = FakeRollouts(policy), FakeOracle(down=oracle_down), FakeProgress()
+    learner, weights = FakeLearner(policy, [item.id for item in problems]), FakeWeightSync(policy)
+    ports = Ports(rollouts, oracle, learner, weights, progress)
+    segmenter = Segmenter(lambda ids: "".join(map(chr, ids)), ("wait",))
+    round_ = InterventionRound(
+        ports,
+        segmenter,
+        lambda text: list(map(ord, text)),
+        settings.oracle,
+        settings.patch,
+        settings.rollout.max_tokens,
+    )
+    run_folder = RunFolder(folder, tensorboard=False)
+    trigger = build_trigger(settings.schedule, settings.trigger)
+    sets = ProblemSets(problems, {"hard": problems[:2]})
+    coordinator = Coordinator(settings, sets, ports, round_, trigger, run_folder)
+    return World(coordinator, policy, rollouts, oracle, learner, weights, progress, run_folder)
+
+
+def test_stall_then_patch_then_reinforce(tmp_path: Path):
+    world = build(tmp_path)
+    state = world.run()
+    # Two stalled iterations, a patch in the second; the third has a signal; then everything is solved.
+    assert world.learner.phases == ["patch", "reinforce"]
+    assert (state.iteration, state.policy_version, state.intervention_rounds) == (6, 2, 1)
+    assert world.weights.versions == [0, 1, 2]
+    assert world.rounds()[0]["intervention/problems"] == 8  # both batches of the window
+    rows = world.folder.metric_rows()
+    assert [row["rollout/reward"] for row in rows] == [0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
+    assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_kept_intervention_is_written_down_with_its_test(tmp_path: Path):
+    world = build(tmp_path)
+    world.run()
+    (path,) = (tmp_path / "interventions").iterdir()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [record for record in records if record.get("kept")]
+    assert len(kept) == 8  # the two attempts of a problem differ after step 1 only: one is a duplicate
+    assert (kept[0]["location"], kept[0]["content"], kept[0]["success_rate"]) == (1, "12+5=17", 0.5)
+    assert kept[0]["replaced"].startswith("12+5=18")
+    assert {record["refused"] for record in records if "refused" in record} == {"duplicate"}
+
+
+def test_a_second_round_when_the_first_does_not_help(tmp_path: Path):
+    world = build(tmp_path, FakePolicy(responds_to_interventions=False))
+    state = world.run()
+    assert world.learner.phases == []
+    assert state.intervention_rounds == 3  # patience 2, cooldown 1: iterations 2, 4 and 6
+    assert state.policy_version == 0
+    assert all(round_["intervention/kept"] == 0 for round_ in world.rounds())
+
+
+def test_the_number_of_rounds_is_limited(tmp_path: Path):
+    world = build(tmp_path, FakePolicy(responds_to_interventions=False), trigger={"max_rounds": 1})
+    assert world.run().intervention_rounds == 1
+
+
+def test_a_round_reinforces_the_groups_that_have_a_signal(tmp_path: Path):
+    half = {f"p{index}": 0.5 * (index % 2) for index in range(8)}
+    world = build(tmp_path, FakePolicy(skill=half), trigger={"patience": 1, "threshold": 0.2})
+    world.run()
+    assert world.learner.phases[:2] == ["reinforce", "patch"]  # both in the first iteration
+    asked = {attempt.problem.id for attempt in world.oracle.asked}
+    assert asked and all(half[problem_id] == 0 for problem_id in asked)
+    assert world.weights.versions[:2] == [0, 1]  # one sync for both
+
+
+def test_nothing_to_do_when_all_is_solved(tmp_path: Path):
+    policy = FakePolicy(skill={f"p{index}": 1.0 for index in range(8)})
+    world = build(tmp_path, policy)
+    state = world.run()
+    assert world.learner.phases == [] and world.oracle.asked == []
+    assert (state.policy_version, world.weights.versions) == (0, [0])
+
+
+def test_an_oracle_that_is_down_does_not_stop_the_run(tmp_path: Path):
+    world = build(tmp_path, oracle_down=True)
+    state = world.run()
+    assert state.iteration == 6 and world.learner.phases == []
+    assert world.rounds()[0]["intervention/refused"] == world.rounds()[0]["intervention/attempts"]
+    assert any("timeout" in line for line in world.progress.story)
+
+
+def test_never_is_plain_rl(tmp_path: Path):
+    world = build(tmp_path, schedule="never")
+    assert world.run().intervention_rounds == 0
+    assert world.oracle.asked == []
+
+
+def test_the_paper_collects_on_all_problems_first(tmp_path: Path):
+    world = build(tmp_path, schedule="paper")
+    world.run()
+    sampled = [count for purpose, count, _ in world.rollouts.calls if purpose is Purpose.TRAIN]
+    assert sampled == [8, 4, 4, 4, 4, 4]
+    assert world.learner.phases == ["patch", "reinforce"]
+
+
+def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path):
+    first = build(tmp_path)
+    first.run()
+    checkpoint = tmp_path / "checkpoints" / "iteration_000003"
+    state = RunState(**json.loads((checkpoint / "state.json").read_text()))
+    assert (state.iteration, state.policy_version) == (3, 2)
+    second = build(tmp_path, first.policy)
+    assert second.run(state).iteration == 6
+    assert second.weights.versions == [2]
+    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == [3, 4, 5]
+
+
+def test_evaluation_before_and_after_uses_the_same_seeds(tmp_path: Path):
+    world = build(tmp_path)
+    world.run()
+    evaluations = [call for call in world.rollouts.calls if call[0] is Purpose.EVALUATE]
+    assert evaluations == [(Purpose.EVALUATE, 2, 0)] * 2
+    assert sorted(world.folder.scores()) == [0, 6]

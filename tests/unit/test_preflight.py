@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from int_ray.config import Config
+from int_ray.config_file import ConfigError, parse_config
+from int_ray.preflight import is_local, load_inputs
+from tests.factories import tiny_checkpoint
+
+ROWS = [{"problem": "1+2=?", "answer": "3"}, {"problem": "1+2=?"}, {"problem": "1+2" * 60, "answer": "3"}]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def model(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def config(folder: Path, model: Path, *, max_length: int = 128, **changes: object) -> Config:
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return parse_config(
+        {
+            "model": {"path": str(model), "dtype": "float32", "max_length": max_length},
+            "problems": {"train": str(data), "reward": "exact"},
+            "rollout": {"max_tokens": 64},
+            "learner": {"device": "cpu", "weight_sync": "shm"},
+            "run": {"folder": "unused"},
+        }
+        | changes
+    )
+
+
+def mistakes(settings: Config) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load_inputs(settings)
+    return caught.value.problems
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_good_rows_are_loaded_and_bad_ones_quarantined_with_reasons(tmp_path: Path, model: Path):
+    inputs = load_inputs(config(tmp_path, model))
+    assert [problem.question for problem in inputs.problems.problems] == ["1+2=?"]
+    assert [row.row for row in inputs.problems.quarantined] == [2, 3]
+    assert "'answer' is missing" in inputs.problems.quarantined[0].reason
+    assert "too long" in inputs.problems.quarantined[1].reason
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path):
+    (line,) = mistakes(config(tmp_path, tmp_path))
+    assert line == f"model.path: {tmp_path} is not a model folder: it has no config.json"
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path, model: Path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    (line,) = mistakes(config(tmp_path, model))
+    assert line.startswith(f"model.path: no tokenizer could be loaded from {model}")
+
+
+def test_a_tokenizer_without_a_chat_template(tmp_path: Path, model: Path):
+    (model / "chat_template.jinja").unlink()
+    (line,) = mistakes(config(tmp_path, model))
+    assert "has no chat template; add chat_template.jinja" in line
+
+
+def test_a_head_size_that_the_cpu_engine_does_not_support(tmp_path: Path, model: Path):
+    edit(model / "config.json", head_dim=40)
+    (line,) = mistakes(config(tmp_path, model))
+    assert "attention heads of 40; the CPU engine supports 32, 64" in line
+
+
+def test_a_context_longer_than_the_model_has(tmp_path: Path, model: Path):
+    (line,) = mistakes(config(tmp_path, model, max_length=1024))
+    assert line == "model.max_length: 1024 exceeds the model's own limit of 512"
+
+
+def test_every_unusable_source_is_reported(tmp_path: Path, model: Path):
+    (tmp_path / "empty.jsonl").touch()
+    sets = {"a": str(tmp_path / "absent.jsonl"), "b": str(tmp_path / "empty.jsonl")}
+    lines = mistakes(config(tmp_path, model, evaluate={"sets": sets}))
+    assert [line.split(": ")[0] for line in lines] == ["evaluate.sets.a", "evaluate.sets.b"]
+
+
+def test_what_counts_as_a_hub_name(tmp_path: Path):
+    assert not is_local("Qwen/Qwen3-4B-Instruct-2507")
+    assert is_local("data/absent.jsonl") and is_local("./a/b") and is_local(str(tmp_path)) and is_local("absent")

@@ -1,0 +1,85 @@
+"""What leaves the learner: full tensors in the engines' dtype, in shared memory; an NCCL rank for every engine."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from actors.weight_senders import EngineClient, FullWeights, SharedMemorySender, allocate
+
+
+class RecordingClient(EngineClient):
+    """Keeps calls instead of making them, and reads the shared file as an engine would."""
+
+    def __init__(self, num_engines: int = 1, workers: int = 1) -> None:
+        super().__init__([None] * num_engines, workers, 1.0)  # type: ignore[list-item]
+        self.calls: list[tuple[str, Any]] = []
+
+    def _call(self, method: str, arguments: Any = None) -> None:
+        self.calls.append((method, arguments))
+        if method == "init_weight_transfer_engine" and "path" in arguments[0]:
+            info = arguments[0]
+            self.mode = os.stat(info["path"]).st_mode & 0o777
+            self.file = torch.from_file(info["path"], shared=True, size=info["num_bytes"], dtype=torch.uint8)
+
+
+def model() -> torch.nn.Module:
+    """Weight [3, 2] = 0..5 and bias [3] = 10..12 in fp32."""
+    linear = torch.nn.Linear(2, 3)
+    linear.weight.data = torch.arange(6.0).view(3, 2)
+    linear.bias.data = torch.tensor([10.0, 11.0, 12.0])
+    return linear
+
+
+def test_metadata_says_what_iterating_yields():
+    weights = FullWeights(model(), "bfloat16")
+    sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights]
+    assert sent == [(one.name, one.dtype, one.shape) for one in weights.metadata()]
+    assert sent == [("weight", torch.bfloat16, (3, 2)), ("bias", torch.bfloat16, (3,))]
+
+
+def test_shared_file_holds_the_cast_weights_at_aligned_offsets_and_is_reused():
+    client, sent = RecordingClient(), model()
+    sender = SharedMemorySender(client, "bfloat16")
+    for change in (0.0, 1.0):
+        sent.weight.data += change
+        sender.send(sent, is_main=True)
+        info = client.calls[0][1][0]
+        assert (info["names"], info["shapes"], info["offsets"]) == (["weight", "bias"], [[3, 2], [3]], [0, 64])
+        assert client.file[:12].view(torch.bfloat16).tolist() == [value + change for value in range(6)]
+        assert client.file[64:70].view(torch.bfloat16).tolist() == [10, 11, 12]
+    steps = ["start_weight_update", "update_weights", "finish_weight_update"]
+    assert [name for name, _ in client.calls] == ["init_weight_transfer_engine", *steps, *steps]
+
+
+def test_shared_file_is_private_and_gone_once_it_is_mapped():
+    client = RecordingClient()
+    SharedMemorySender(client, "float32").send(model(), is_main=True)
+    assert client.mode == 0o600
+    assert not os.path.exists(client.calls[0][1][0]["path"])
+
+
+def test_other_ranks_write_nothing_and_call_nobody():
+    client = RecordingClient()
+    SharedMemorySender(client, "float32").send(model(), is_main=False)
+    assert client.calls == []
+
+
+def test_every_engine_gets_ranks_of_its_own_in_the_nccl_group():
+    client = RecordingClient(num_engines=3, workers=2)
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    (_, infos), *_ = client.calls
+    assert [info["rank_offset"] for info in infos] == [1, 3, 5]
+
+
+def test_a_full_shared_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch):
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"no room for 3 MiB of weights in /dev/shm: enlarge it"):
+        allocate(0, 3 * 2**20)
