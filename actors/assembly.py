@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray.actor import ActorHandle
+
 from actors import local_ray
 from actors.coordinator import Coordinator
 from actors.grader_pool import GraderPool, Reward
@@ -58,32 +60,36 @@ async def assemble(
             reward or config.problems.reward, config.problems.grader_workers, config.problems.grader_timeout_s
         )
         stack.callback(grader.close)
-        engines, learner = await asyncio.gather(
-            spawn_engines(config.model, config.rollout, config.learner), Learner.start(learner_settings(config))
-        )
+        engines, learner = await start_gpu_parts(config)
         stack.push_async_callback(close_engines, engines)
         stack.push_async_callback(learner.close)
-        rollouts = RolloutPool(engines, grader, encode, config.rollout, config.run.seed, progress)
         if checkpoint is not None:
             await learner.load(checkpoint)
         oracles = OraclePool(oracle or ORACLES[config.oracle.kind](), config.oracle, progress)
         stack.callback(oracles.close)
-        ports = Ports(
-            rollouts=rollouts,
-            oracle=oracles,
-            learner=learner,
-            weights=EngineWeightSync(
-                engines,
-                learner,
-                weight_sender(engines, config.model, config.rollout, config.learner),
-                encode(problems.train[0]),
-                config.rollout.temperature,
-                config.learner,
-            ),
-            progress=progress,
+        rollouts = RolloutPool(engines, grader, encode, config.rollout, config.run.seed, progress)
+        weights = EngineWeightSync(
+            engines,
+            learner,
+            weight_sender(engines, config.model, config.rollout, config.learner),
+            encode(problems.train[0]),
+            config.rollout.temperature,
+            config.learner,
         )
+        ports = Ports(rollouts, oracles, learner, weights, progress)
         trigger = build_trigger(config.schedule, config.trigger)
         yield Coordinator(config, problems, ports, build_round(config, tokenizer, ports), trigger, folder)
+
+
+async def start_gpu_parts(config: Config) -> tuple[list[ActorHandle], Learner]:
+    """Engines and learner, side by side unless they share a GPU."""
+    learner = Learner.start(learner_settings(config))
+    parts = config.model, config.rollout, config.learner
+    if config.learner.weight_sync == "ipc":
+        started = await learner
+        return await spawn_engines(*parts, shared=started.placement), started
+    engines, started = await asyncio.gather(spawn_engines(*parts), learner)
+    return engines, started
 
 
 def learner_settings(config: Config) -> LearnerSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,14 +44,13 @@ class Learner:
         """Spawn one actor per rank and wait until all hold the model."""
         config = settings.learner
         placement = await _reserve_gpus(config) if config.device == "cuda" else None
-        options = [_options(placement, rank) for rank in range(config.num_ranks)]
+        num_gpus = 0.5 if config.weight_sync == "ipc" else 1  # ipc: the engine has the other half
+        options = [_options(placement, rank, num_gpus) for rank in range(config.num_ranks)]
         # A task where rank 0 will be; ranks ask for no CPU of their own there.
-        find = ray.remote(_free_address).options(**options[0] | {"num_gpus": 0})
-        address = await _within(config.startup_deadline_s, find.remote(), "no worker process for learner rank 0")
+        find = ray.remote(_meeting_place).options(**options[0] | {"num_gpus": 0})
+        place = await _within(config.startup_deadline_s, find.remote(config.device), "no process for learner rank 0")
         spawn = ray.remote(LearnerRank)
-        ranks = [
-            spawn.options(**option).remote(settings, rank, f"tcp://{address}") for rank, option in enumerate(options)
-        ]
+        ranks = [spawn.options(**option).remote(settings, rank, place) for rank, option in enumerate(options)]
         learner = cls(ranks, config.deadline_s, placement)
         try:
             await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
@@ -124,11 +124,13 @@ class Learner:
         return answers[0].result()
 
 
-def _free_address() -> str:
-    """This node's address with a port that is free now, for the ranks to meet at."""
+def _meeting_place(device: str) -> str:
+    """Where the ranks meet: a file on one CPU machine, so that nothing listens; else a free port of this node."""
+    if device == "cpu":
+        return f"file://{tempfile.mkdtemp(prefix='int_ray-')}/ranks"
     with socket.socket() as probe:
         probe.bind(("", 0))
-        return f"{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
+        return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
 async def _reserve_gpus(config: LearnerConfig) -> PlacementGroup:
@@ -151,10 +153,10 @@ async def _within(deadline_s: float, awaited: Awaitable[Answer], missing: str) -
         raise LearnerError(f"{missing} (waited {deadline_s:.0f} s)") from error
 
 
-def _options(placement: PlacementGroup | None, rank: int) -> dict[str, Any]:
+def _options(placement: PlacementGroup | None, rank: int, num_gpus: float) -> dict[str, Any]:
     """Where a rank runs: on its reserved GPU; without one, on the driver's machine."""
     if placement is None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": here}
     there = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank)
-    return {"num_cpus": 0, "num_gpus": 1, "scheduling_strategy": there}
+    return {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": there}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,10 @@ from int_ray.losses.sft import sft_loss
 from int_ray.losses.sums import Metrics
 from int_ray.types import Logprobs, TokenIds, TrainingSample, Update, UpdateBatches
 
+MicroBatch = list[TrainingSample]
+Share = tuple[
+    list[MicroBatch], int
+]  # a rank's micro-batches of one update, and what the whole update's loss divides by
 MicroBatchLoss = Callable[[], tuple[torch.Tensor, Metrics]]
 
 
@@ -65,9 +69,8 @@ class LearnerRank:
         """Supervised fine-tuning, one optimizer update per batch (paper, section 4.2); a new RL phase follows."""
         optimization = Optimization(self.model, self.settings.patch.optimizer, len(batches))
         meter = Meter(self.device)
-        for batch in batches:
-            count = loss_count(batch, "token")
-            losses = [partial(self._patch_loss, micro_batch, count) for micro_batch in self._micro_batches(batch)]
+        for micro_batches, count in self._shares(batches, "token"):
+            losses = [partial(self._patch_loss, samples, count) for samples in micro_batches]
             self._update(optimization, losses, meter)
         self.optimization = None
         if self.reference is not None and self.settings.reinforce.kl_reference == "patched":
@@ -77,14 +80,14 @@ class LearnerRank:
 
     def reinforce(self, batches: UpdateBatches) -> Update:
         """GRPO, one optimizer update per batch (paper, section 4.3)."""
-        if self.optimization is None:
-            self.optimization = self._new_reinforce_phase()
-        mean = self.settings.reinforce.loss_mean
-        updates = [(self._micro_batches(batch), loss_count(batch, mean)) for batch in batches]
+        shares = self._shares(batches, self.settings.reinforce.loss_mean)
+        if self.optimization is None:  # a new phase: its schedule spans the updates that the run has left
+            left = max(1, self.settings.reinforce_updates - self.num_reinforced)
+            self.optimization = Optimization(self.model, self.settings.reinforce.optimizer, left)
         # Taken before the first update, while the policy is the one that sampled.
-        old_logprobs = [self._old_logprobs(micro_batches, len(updates)) for micro_batches, _ in updates]
+        old_logprobs = [self._old_logprobs(micro_batches, len(shares)) for micro_batches, _ in shares]
         meter = Meter(self.device)
-        for (micro_batches, count), old in zip(updates, old_logprobs, strict=True):
+        for (micro_batches, count), old in zip(shares, old_logprobs, strict=True):
             losses = [partial(self._reinforce_loss, *pair, count) for pair in zip(micro_batches, old, strict=True)]
             self._update(self.optimization, losses, meter)
         self.num_reinforced += meter.num_updates
@@ -92,8 +95,8 @@ class LearnerRank:
 
     def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         """Log-prob of every token given those before it; 0 for the first. [T]"""
-        batch = torch.from_numpy(token_ids.astype(np.int64))[None]  # [1, T]
-        return self._logprobs(self.model, batch, temperature)[0].cpu().numpy()
+        batch = torch.from_numpy(token_ids.astype(np.int64))[None].to(self.device)  # [1, T]
+        return _logprobs(self.model, batch, temperature)[0].cpu().numpy()
 
     def open_weight_sender(self, sender: WeightSender) -> None:
         """Set how `send_weights` brings the weights to the engines."""
@@ -114,10 +117,10 @@ class LearnerRank:
         if self.reference is not None and not self.reference_is_base:
             learner_state.save_model(self.reference, learner_state.reference_folder(folder), self.is_main)
         if self.optimization is not None:
-            learner_state.save_optimization(self.optimization, self.model, folder, self.is_main)
+            learner_state.save_moments(self.optimization.adamw, self.model, folder, self.is_main)
         if self.is_main:
-            schedule = self.optimization.schedule.state_dict() if self.optimization is not None else None
-            learner_state.save_state({"num_reinforced": self.num_reinforced, "schedule": schedule}, folder)
+            phase = None if self.optimization is None else self.optimization.state()
+            learner_state.save_state({"num_reinforced": self.num_reinforced, "phase": phase}, folder)
 
     def load(self, folder: Path) -> None:
         """Continue exactly from what `save` wrote; the number of ranks may differ."""
@@ -129,9 +132,10 @@ class LearnerRank:
             self.reference_is_base = not reference.exists()
             self.reference = self._load_model(self.settings.model.path if self.reference_is_base else str(reference))
         self.optimization = None
-        if state["schedule"] is not None:
-            self.optimization = self._new_reinforce_phase()
-            learner_state.load_optimization(self.optimization, state["schedule"], self.model, folder)
+        if (phase := state["phase"]) is not None:
+            self.optimization = Optimization(self.model, self.settings.reinforce.optimizer, phase["num_updates"])
+            learner_state.load_moments(self.optimization.adamw, self.model, folder)
+            self.optimization.restore(phase)
 
     def shutdown(self) -> None:
         """Leave the process group."""
@@ -140,17 +144,17 @@ class LearnerRank:
     def _load_model(self, path: str) -> PreTrainedModel:
         return load_sharded(path, self.settings.model, self.mesh)
 
-    def _new_reinforce_phase(self) -> Optimization:
-        """Its schedule spans the updates that the run has left."""
-        left = max(1, self.settings.reinforce_updates - self.num_reinforced)
-        return Optimization(self.model, self.settings.reinforce.optimizer, left)
+    def _shares(self, batches: UpdateBatches, mean: Literal["token", "sequence"]) -> list[Share]:
+        """This rank's part of every update. All are checked here, before the first one changes a weight."""
+        return [(self._micro_batches(batch), loss_count(batch, mean)) for batch in batches]
 
-    def _micro_batches(self, samples: Sequence[TrainingSample]) -> list[TrainingBatch]:
-        """This rank's share of one update."""
+    def _micro_batches(self, samples: Sequence[TrainingSample]) -> list[MicroBatch]:
         lengths = [len(sample.token_ids) for sample in samples]
         plan = plan_micro_batches(lengths, self.mesh.size(), self.settings.learner.micro_batch_tokens)
-        pad_id = cast(int, self.tokenizer.pad_token_id)
-        return [collate([samples[index] for index in indices], pad_id) for indices in plan[self.rank]]
+        return [[samples[index] for index in indices] for indices in plan[self.rank]]
+
+    def _collate(self, samples: MicroBatch) -> TrainingBatch:
+        return collate(samples, cast(int, self.tokenizer.pad_token_id)).to(self.device)
 
     def _update(self, optimization: Optimization, losses: Sequence[MicroBatchLoss], meter: Meter) -> None:
         """One optimizer update over this rank's micro-batches and those of the other ranks."""
@@ -161,44 +165,46 @@ class LearnerRank:
             meter.add(metrics)
         meter.add_update(optimization.update())
 
-    def _old_logprobs(self, micro_batches: Sequence[TrainingBatch], num_updates: int) -> list[torch.Tensor | None]:
+    def _old_logprobs(self, micro_batches: Sequence[MicroBatch], num_updates: int) -> list[torch.Tensor | None]:
         """The sampling policy's log-probs; with a single update the forward pass that trains has them already."""
         if num_updates == 1:
             return [None] * len(micro_batches)
-        return [self._logprobs(self.model, batch.token_ids, self.settings.temperature) for batch in micro_batches]
+        batches = (self._collate(samples) for samples in micro_batches)
+        return [_logprobs(self.model, batch.token_ids, self.settings.temperature) for batch in batches]
 
-    def _patch_loss(self, batch: TrainingBatch, count: int) -> tuple[torch.Tensor, Metrics]:
-        policy_logprobs, _ = self._score(self.model, batch.token_ids, temperature=1.0)
-        return sft_loss(policy_logprobs, batch.to(self.device).mask, count)
+    def _patch_loss(self, samples: MicroBatch, count: int) -> tuple[torch.Tensor, Metrics]:
+        batch = self._collate(samples)
+        policy_logprobs, _ = _score(self.model, batch.token_ids, temperature=1.0)
+        return sft_loss(policy_logprobs, batch.mask, count)
 
     def _reinforce_loss(
-        self, batch: TrainingBatch, old_logprobs: torch.Tensor | None, count: int
+        self, samples: MicroBatch, old_logprobs: torch.Tensor | None, count: int
     ) -> tuple[torch.Tensor, Metrics]:
-        batch, temperature = batch.to(self.device), self.settings.temperature
-        policy_logprobs, entropy = self._score(self.model, batch.token_ids, temperature)
+        batch, temperature = self._collate(samples), self.settings.temperature
+        policy_logprobs, entropy = _score(self.model, batch.token_ids, temperature)
         reference = self.reference
         inputs = GrpoInputs(
             policy_logprobs=policy_logprobs,
             entropy=entropy,
             old_logprobs=policy_logprobs.detach() if old_logprobs is None else old_logprobs,
-            ref_logprobs=None if reference is None else self._logprobs(reference, batch.token_ids, temperature),
+            ref_logprobs=None if reference is None else _logprobs(reference, batch.token_ids, temperature),
             rollout_logprobs=batch.rollout_logprobs,
             advantages=batch.advantages,
             mask=batch.mask,
         )
         return grpo_loss(inputs, self.settings.reinforce, count)
 
-    @torch.no_grad()
-    def _logprobs(self, model: PreTrainedModel, token_ids: torch.Tensor, temperature: float) -> torch.Tensor:
-        return self._score(model, token_ids, temperature)[0]  # [B, T]
 
-    def _score(
-        self, model: PreTrainedModel, token_ids: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies of a padded batch. [B, T] each"""
-        token_ids = token_ids.to(self.device)
-        logits = model(input_ids=token_ids, use_cache=False).logits  # [B, T, V]
-        return token_logprobs(logits, token_ids, temperature)
+@torch.no_grad()
+def _logprobs(model: PreTrainedModel, token_ids: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probs alone, without gradient. [B, T]"""
+    return _score(model, token_ids, temperature)[0]
+
+
+def _score(model: PreTrainedModel, token_ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropies of a padded batch. [B, T] each"""
+    logits = model(input_ids=token_ids, use_cache=False).logits  # [B, T, V]
+    return token_logprobs(logits, token_ids, temperature)
 
 
 def _report(phase: str, meter: Meter) -> Update:

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from actors.fsdp import gather, scatter_like
-from actors.optimization import Optimization
 
 
 def reference_folder(folder: Path) -> Path:
@@ -36,31 +36,24 @@ def save_model(model: PreTrainedModel, folder: Path, is_main: bool) -> None:
         model.save_pretrained(folder, state_dict=tensors)
 
 
-def save_optimization(optimization: Optimization, model: PreTrainedModel, folder: Path, is_main: bool) -> None:
-    """Write AdamW's moments under `parameter/moment`; all ranks gather, the main one writes."""
-    state = optimization.adamw.state
+def save_moments(adamw: AdamW, model: PreTrainedModel, folder: Path, is_main: bool) -> None:
+    """Write AdamW's state as `parameter/moment`; all ranks gather, the main one writes."""
     moments = (
         (f"{name}/{key}", moment)
         for name, parameter in model.named_parameters()
-        for key, moment in state[parameter].items()
+        for key, moment in adamw.state[parameter].items()
     )
     tensors = _gather_all(moments, is_main)
     if is_main:
         save_file(tensors, folder / "learner" / "optimizer.safetensors")
 
 
-def load_optimization(
-    optimization: Optimization, schedule: dict[str, Any], model: PreTrainedModel, folder: Path
-) -> None:
-    """Continue exactly where `save_optimization` stopped; the number of ranks may differ."""
+def load_moments(adamw: AdamW, model: PreTrainedModel, folder: Path) -> None:
+    """Restore what `save_moments` wrote; the number of ranks may differ."""
     parameters = dict(model.named_parameters())
     for full_name, tensor in load_file(folder / "learner" / "optimizer.safetensors").items():
         name, key = full_name.rsplit("/", 1)
-        moment = tensor if key == "step" else scatter_like(tensor, parameters[name])
-        optimization.adamw.state[parameters[name]][key] = moment
-    optimization.schedule.load_state_dict(schedule)
-    for group, learning_rate in zip(optimization.adamw.param_groups, optimization.schedule.get_last_lr(), strict=True):
-        group["lr"] = learning_rate
+        adamw.state[parameters[name]][key] = tensor if key == "step" else scatter_like(tensor, parameters[name])
 
 
 def _gather_all(named: Iterable[tuple[str, torch.Tensor]], is_main: bool) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ class Optimization:
     """AdamW and its learning-rate schedule; made anew for every phase (paper, sections 4.2 and 4.3)."""
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, num_updates: int) -> None:
+        self.num_updates = num_updates
         self.max_grad_norm = config.max_grad_norm
         self.adamw = AdamW(
             model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
@@ -45,6 +47,16 @@ class Optimization:
             self.schedule.step()
         self.adamw.zero_grad()
         return norm
+
+    def state(self) -> dict[str, Any]:
+        """Where the schedule stands, ready for JSON; the moments are saved apart (see actors/learner_state.py)."""
+        return {"num_updates": self.num_updates, "schedule": self.schedule.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue the schedule where `state` left it; `num_updates` must be the same."""
+        self.schedule.load_state_dict(state["schedule"])
+        for group, learning_rate in zip(self.adamw.param_groups, self.schedule.get_last_lr(), strict=True):
+            group["lr"] = learning_rate
 
 
 class Meter:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import ray
-from ray.actor import ActorHandle
+from ray.actor import ActorProxy
 from ray.exceptions import RayError, RayTaskError
 
 from int_ray.config import OracleConfig
@@ -44,7 +44,7 @@ class OraclePool:
 
     def __init__(self, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
         spawn = ray.remote(OracleWorker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
-        self.workers: list[ActorHandle] = [spawn.remote(oracle) for _ in range(config.workers)]
+        self.workers: Sequence[ActorProxy[OracleWorker]] = [spawn.remote(oracle) for _ in range(config.workers)]
         self.config = config
         self.progress = progress
         self.failures: Counter[str] = Counter()

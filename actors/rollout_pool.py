@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import numpy as np
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.rollout_engine import EngineDiedError, EngineGroup, RolloutEngine, cause_of
 from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
@@ -137,22 +139,30 @@ class RolloutPool:
                 self._in_flight[index] -= 1
 
     async def _answer(self, index: int, what: str, call: Awaitable[T]) -> T:
-        """An engine's answer. Raises EngineDiedError, or TimeoutError naming what was waited for."""
+        """An engine's answer. Raises EngineDiedError, TimeoutError, or RuntimeError for any other failure."""
         try:
             return await asyncio.wait_for(call, self.config.deadline_s)
         except RayError as error:
-            raise EngineDiedError(f"rollout engine {index} could not {what}: {cause_of(error)}") from error
+            kind = EngineDiedError if isinstance(error, RayActorError | EngineDiedError) else RuntimeError
+            raise kind(f"rollout engine {index} could not {what}: {cause_of(error)}") from error
         except TimeoutError:
             waited = f"{self.config.deadline_s:g} s (rollout.deadline_s)"
             raise TimeoutError(f"waited {waited} for rollout engine {index} to {what}") from None
 
 
-async def spawn_engines(model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> list[ActorHandle]:
-    """Start all engines side by side. Raises EngineDiedError or TimeoutError, with none of them left."""
+async def spawn_engines(
+    model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig, shared: PlacementGroup | None = None
+) -> list[ActorHandle]:
+    """Start all engines side by side, with weight_sync: ipc on the learner's `shared` GPU.
+
+    Raises EngineDiedError or TimeoutError, with none of them left.
+    """
+    own = {"num_gpus": rollout.tensor_parallel_size if learner.device == "cuda" else 0}
+    beside = {"num_gpus": 0.5, "scheduling_strategy": PlacementGroupSchedulingStrategy(shared)} if shared else {}
     spawn: Any = ray.remote(RolloutEngine).options(
         num_cpus=0,
-        num_gpus=rollout.tensor_parallel_size if learner.device == "cuda" else 0,
         max_concurrency=2 * rollout.max_num_seqs + 16,  # groups of one sample, and calls of the weight sync beside them
+        **own | beside,
     )
     engines: list[ActorHandle] = [spawn.remote(model, rollout, learner) for _ in range(rollout.num_engines)]
     deadline = rollout.startup_deadline_s

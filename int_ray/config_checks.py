@@ -6,62 +6,83 @@ import math
 
 from int_ray.config import Config, OptimizerConfig
 
+Check = tuple[bool, str]  # whether it is broken, and the line that says so
+
 
 def cross_field_errors(config: Config) -> list[str]:
     """One line per contradiction between settings; empty when they fit together."""
-    return [message for broken, message in _checks(config) if broken]
+    checks = [*_size_checks(config), *_device_checks(config), *_schedule_checks(config)]
+    return [message for broken, message in checks if broken]
 
 
-def _checks(config: Config) -> list[tuple[bool, str]]:
-    rollout, reinforce, learner, model = config.rollout, config.reinforce, config.learner, config.model
+def _size_checks(config: Config) -> list[Check]:
+    rollout, mini, context = config.rollout, config.reinforce.mini_batch_size, config.model.max_length
     too_large_k = [k for k in config.evaluate.k if k > config.evaluate.n]
     return [
         (
-            rollout.batch_size % reinforce.mini_batch_size != 0,
-            f"reinforce.mini_batch_size: {reinforce.mini_batch_size} does not divide rollout.batch_size = "
-            f"{rollout.batch_size}; choose a divisor",
+            rollout.batch_size % mini != 0,
+            f"reinforce.mini_batch_size: {mini} does not divide rollout.batch_size = {rollout.batch_size}; "
+            "choose a divisor",
         ),
         (
-            rollout.max_tokens >= model.max_length,
-            f"rollout.max_tokens: {rollout.max_tokens} leaves no room for a prompt in model.max_length = "
-            f"{model.max_length}",
+            rollout.max_tokens >= context,
+            f"rollout.max_tokens: {rollout.max_tokens} leaves no room for a prompt in model.max_length = {context}",
         ),
         (
-            learner.micro_batch_tokens < model.max_length,
-            f"learner.micro_batch_tokens: {learner.micro_batch_tokens} is smaller than one sequence of "
-            f"model.max_length = {model.max_length}",
+            config.learner.micro_batch_tokens < context,
+            f"learner.micro_batch_tokens: {config.learner.micro_batch_tokens} is smaller than one sequence of "
+            f"model.max_length = {context}",
         ),
         (
-            reinforce.overlong_buffer > rollout.max_tokens,
-            f"reinforce.overlong_buffer: {reinforce.overlong_buffer} exceeds rollout.max_tokens = {rollout.max_tokens}",
+            config.reinforce.overlong_buffer > rollout.max_tokens,
+            f"reinforce.overlong_buffer: {config.reinforce.overlong_buffer} exceeds rollout.max_tokens = "
+            f"{rollout.max_tokens}",
         ),
         (
             bool(too_large_k),
             f"evaluate.k: {too_large_k} exceed evaluate.n = {config.evaluate.n}; pass@k needs n >= k",
         ),
+    ]
+
+
+def _device_checks(config: Config) -> list[Check]:
+    device, sync, parallel = config.learner.device, config.learner.weight_sync, config.rollout.tensor_parallel_size
+    num_ranks, num_engines = config.learner.num_ranks, config.rollout.num_engines
+    return [
         (
-            learner.device == "cpu" and learner.weight_sync != "shm",
-            f"learner.weight_sync: {learner.weight_sync} needs GPUs; learner.device is cpu, so choose shm",
+            device == "cpu" and sync != "shm",
+            f"learner.weight_sync: {sync} needs GPUs; learner.device is cpu, so choose shm",
         ),
         (
-            learner.device == "cuda" and learner.weight_sync == "shm",
+            device == "cuda" and sync == "shm",
             "learner.weight_sync: shm is for learner.device = cpu; choose nccl (separate GPUs) or ipc (the same GPU)",
         ),
         (
-            learner.device == "cpu" and rollout.tensor_parallel_size > 1,
-            f"rollout.tensor_parallel_size: {rollout.tensor_parallel_size} needs GPUs; learner.device is cpu",
+            sync == "ipc" and (num_ranks, num_engines, parallel) != (1, 1, 1),
+            f"learner.weight_sync: ipc shares one GPU between one rank and one engine; learner.num_ranks = {num_ranks}, "
+            f"rollout.num_engines = {num_engines} and rollout.tensor_parallel_size = {parallel} must be 1",
         ),
         (
-            config.trigger.hysteresis >= config.trigger.threshold,
-            f"trigger.hysteresis: {config.trigger.hysteresis} must be below trigger.threshold = "
-            f"{config.trigger.threshold}",
+            device == "cpu" and parallel > 1,
+            f"rollout.tensor_parallel_size: {parallel} needs GPUs; learner.device is cpu",
+        ),
+    ]
+
+
+def _schedule_checks(config: Config) -> list[Check]:
+    trigger = config.trigger
+    optimizers = {"patch": config.patch.optimizer, "reinforce": config.reinforce.optimizer}
+    return [
+        (
+            trigger.hysteresis >= trigger.threshold,
+            f"trigger.hysteresis: {trigger.hysteresis} must be below trigger.threshold = {trigger.threshold}",
         ),
         *(
             (
                 optimizer.lr_schedule == "constant" and optimizer.min_lr_rate != OptimizerConfig().min_lr_rate,
-                f"{name}.optimizer.min_lr_rate: has no effect with lr_schedule = constant",
+                f"{phase}.optimizer.min_lr_rate: has no effect with lr_schedule = constant",
             )
-            for name, optimizer in (("patch", config.patch.optimizer), ("reinforce", reinforce.optimizer))
+            for phase, optimizer in optimizers.items()
         ),
     ]
 
@@ -81,8 +102,17 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
         ("iterations", str(config.run.iterations)),
         ("rollout engines", engines),
         ("learner ranks", f"{config.learner.num_ranks} on {config.learner.device}"),
+        ("GPUs", str(_num_gpus(config))),
         ("weight sync", config.learner.weight_sync),
     ]
+
+
+def _num_gpus(config: Config) -> int:
+    if config.learner.device == "cpu":
+        return 0
+    if config.learner.weight_sync == "ipc":
+        return 1
+    return config.learner.num_ranks + config.rollout.num_engines * config.rollout.tensor_parallel_size
 
 
 def reinforce_updates(config: Config) -> int:

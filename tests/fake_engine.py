@@ -22,6 +22,8 @@ class FakeEngine:
     async def sample_group(
         self, prompt_ids: TokenIds, prefix_ids: TokenIds, n: int, seed: int, max_tokens: int
     ) -> EngineGroup:
+        if max_tokens > 1000:
+            raise ValueError("cannot decode that much\nand a second line")
         self.in_flight += 1
         self.num_groups += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

@@ -55,7 +55,7 @@ def draw_item(rng: random.Random) -> tuple[str, str]:
         for number, (step, right) in enumerate(zip(steps, reference, strict=True), 1)
         if step != right
     )
-    return compare_prompt(trace(reference, chain.answer()), steps), next(wrong, NO_ERROR)
+    return compare_prompt(trace(reference), steps), next(wrong, NO_ERROR)
 
 
 def _numbered(steps: Sequence[str]) -> str:

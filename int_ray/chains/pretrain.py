@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from int_ray.chains.compare import draw_item
+from int_ray.chains.tokenizer import ASSISTANT, END, PAD
 from int_ray.chains.world import add, draw_chain, misadd, trace
 
 ITERATIONS = 600
-SOLUTIONS, COMPARISONS = 96, 48  # sequences per iteration
+SOLUTIONS, COMPARISONS = 64, 64  # sequences per iteration
+RESPONSE_WEIGHT = 10  # of a token of the response, beside one of the attempt that a compare prompt shows
 FLAW_PROBABILITY = 0.999  # of a flawed fact in the training solutions: rare enough for 128 rollouts to show none
 
 Example = tuple[str, str]  # (user message, response)
@@ -32,8 +34,8 @@ def base_config(tokenizer: PreTrainedTokenizerFast) -> Qwen3Config:
         head_dim=32,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.get_vocab()[PAD],
+        eos_token_id=tokenizer.get_vocab()[END],
         bos_token_id=None,
     )
 
@@ -45,29 +47,29 @@ def draw_solution(rng: random.Random) -> Example:
     def execute(value: int, operand: int) -> int:
         return misadd(value, operand) if rng.random() < FLAW_PROBABILITY else add(value, operand)
 
-    results = [result for _, _, result in chain.walk(execute)]
-    replay = iter(results)
-    return chain.question, trace(chain.steps(lambda _value, _operand: next(replay)), str(results[-1]))
+    return chain.question, trace(chain.steps(execute))
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Token ids and targets, padded on the right. [B, T] each.
+    """Token ids, padded on the right, and how much each counts in the loss. [B, T] each.
 
-    Targets begin after the question mark, which every user message has once: on the main task with the response, on the
-    compare task with the attempt, which teaches to copy from the reference long before the few tokens of replies would.
+    Weights begin after the question mark, which every user message has once: on the compare task with the attempt,
+    which teaches to copy from the reference long before the few tokens of replies would.
     """
     chats = [[{"role": "user", "content": user}, {"role": "assistant", "content": reply}] for user, reply in examples]
-    texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    texts = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-    asked = (batch.input_ids == tokenizer.convert_tokens_to_ids("?")).cumsum(dim=1) > 0
-    ignored = (batch.attention_mask == 0) | ~asked
-    return batch.input_ids, batch.input_ids.masked_fill(ignored, -100)
+    asked, responding = (
+        (batch.input_ids == tokenizer.get_vocab()[mark]).cumsum(dim=1) > 0 for mark in ("?", ASSISTANT)
+    )
+    return batch.input_ids, (asked + (RESPONSE_WEIGHT - 1) * responding) * batch.attention_mask
 
 
-def response_loss(model: Qwen3ForCausalLM, token_ids: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of the response tokens. Causal, so padding on the right needs no attention mask."""
+def weighted_loss(model: Qwen3ForCausalLM, token_ids: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of the cross-entropy. Causal, so padding on the right needs no attention mask."""
     logits = model(token_ids).logits[:, :-1]  # [B, T - 1, V]
-    return nn.functional.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten())
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), token_ids[:, 1:], reduction="none")  # [B, T - 1]
+    return (losses * weights[:, 1:]).sum() / weights[:, 1:].sum()
 
 
 def optimizers(model: Qwen3ForCausalLM) -> list[torch.optim.Optimizer]:
@@ -96,7 +98,7 @@ def pretrain(tokenizer: PreTrainedTokenizerFast, seed: int, advance: Callable[[f
     for _ in range(ITERATIONS):
         solutions = encode(tokenizer, [draw_solution(rng) for _ in range(SOLUTIONS)])
         comparisons = encode(tokenizer, [draw_item(rng) for _ in range(COMPARISONS)])
-        loss = response_loss(model, *solutions) + response_loss(model, *comparisons)
+        loss = weighted_loss(model, *solutions) + weighted_loss(model, *comparisons)
         model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -21,11 +21,19 @@ def sample(
 ) -> list[list[str]]:
     """`n` responses per user message, without special tokens. Draws from torch's global generator."""
     chats = [[{"role": "user", "content": message}] for message in messages]
-    batch = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=True, padding=True, padding_side="left", return_tensors="pt", return_dict=True
+    prompts = [str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)) for chat in chats]
+    batch = tokenizer(prompts, padding=True, padding_side="left", return_tensors="pt")
+    # The protocol that transformers types `generate` with does not fit its own models.
+    rows = model.generate(  # pyright: ignore[reportAttributeAccessIssue]
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        top_k=0,
+        num_return_sequences=n,
+        max_new_tokens=MAX_TOKENS,
     )
-    how = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
-    rows = model.generate(**batch, **how, num_return_sequences=n, max_new_tokens=MAX_TOKENS)
     texts = tokenizer.batch_decode(rows[:, batch.input_ids.shape[1] :], skip_special_tokens=True)
     return [texts[start : start + n] for start in range(0, len(texts), n)]
 

@@ -7,7 +7,7 @@ A chain such as `47+6-9=?` is worked out in steps, `47+6=53`, `53-9=44`, each fo
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from int_ray.types import Problem
@@ -69,18 +69,20 @@ class Chain:
         """The steps of one solution, such as `["47+6=53", "53-9=44"]`."""
         return [f"{value}{operand:+d}={result}" for value, operand, result in self.walk(execute)]
 
-    def answer(self, execute: Execute = add) -> str:
-        """The last result."""
-        return str([result for _, _, result in self.walk(execute)][-1])
-
     def problem(self, id_: str) -> Problem:
         """The chain as a problem with its right answer and solution."""
-        return Problem(id_, self.question, self.answer(), trace(self.steps(), self.answer()))
+        steps = self.steps()
+        return Problem(id_, self.question, stated_answer(steps), trace(steps))
 
 
-def trace(steps: list[str], answer: str) -> str:
+def stated_answer(steps: Sequence[str]) -> str:
+    """The result of the last step."""
+    return steps[-1].partition("=")[2]
+
+
+def trace(steps: Sequence[str]) -> str:
     """A whole response: steps, then the boxed answer."""
-    return SEPARATOR.join([*steps, f"\\boxed{{{answer}}}"])
+    return SEPARATOR.join([*steps, f"\\boxed{{{stated_answer(steps)}}}"])
 
 
 def draw_chain(rng: random.Random, length: int) -> Chain:

@@ -24,7 +24,7 @@ from int_ray.types import TrainingSample, Update
 from tests.factories import tiny_checkpoint
 
 SFT = OptimizerConfig(learning_rate=1e-3, lr_schedule="cosine_with_min_lr", warmup_ratio=0.2)
-RL = OptimizerConfig(learning_rate=2e-4, betas=(0.9, 0.99))
+RL = OptimizerConfig(learning_rate=3e-4, betas=(0.9, 0.99), lr_schedule="cosine_with_min_lr")
 Weights = dict[str, torch.Tensor]
 
 
@@ -223,10 +223,15 @@ def test_a_gradient_that_is_not_finite_is_skipped(two_ranks: Learner, initial: P
     assert_same(after, weights(two_ranks, tmp_path / "clean"), 0)
 
 
-def test_a_sample_over_the_budget_is_an_error_that_the_learner_survives(two_ranks: Learner, initial: Path) -> None:
+def test_a_sample_over_the_budget_is_an_error_that_the_learner_survives(
+    two_ranks: Learner, initial: Path, tmp_path: Path
+) -> None:
+    asyncio.run(two_ranks.load(initial))
+    before = load_file(initial / "model.safetensors")
     long = TrainingSample(np.arange(5, 45, dtype=np.int32), np.arange(40, dtype=np.uint8) > 5)
     with pytest.raises(ValueError, match=r"sample 0 has 40 tokens, more than learner.micro_batch_tokens = 30"):
-        asyncio.run(two_ranks.patch([[long]]))
+        asyncio.run(two_ranks.patch([samples(1), [long]]))
+    assert_same(weights(two_ranks, tmp_path), before, 0)  # not even the first batch was trained
     assert run(two_ranks, initial, "patch", [samples(1)]).num_updates == 1
 
 

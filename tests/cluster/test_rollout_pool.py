@@ -65,7 +65,7 @@ class Setup:
         ray.get(
             [engine.counts.remote() for engine in self.engines]
         )  # their processes are up: deadlines are for answers
-        settings = RolloutConfig(max_tokens=50, **config)
+        settings = RolloutConfig(**{"max_tokens": 50, **config})
         self.pool = RolloutPool(self.engines, self.grader, encode, settings, 0, self.progress)
 
     def sample(self, milliseconds: Sequence[int], n: int = 2, **other: Any) -> list[RolloutGroup]:
@@ -158,6 +158,14 @@ def test_a_dead_engine_is_one_clear_error():
     setup.engines[0].__ray_call__.remote(lambda _: os._exit(1))
     with pytest.raises(EngineDiedError, match="rollout engine 0 could not say its policy version"):
         setup.sample([1])
+
+
+def test_a_refused_group_is_one_line_and_no_death():
+    with pytest.raises(
+        RuntimeError, match=r"^rollout engine 0 could not .* ValueError: cannot decode that much$"
+    ) as caught:
+        Setup(1, max_tokens=2000).sample([1])
+    assert not isinstance(caught.value, EngineDiedError)
 
 
 def test_engines_at_different_versions_are_refused():

@@ -9,6 +9,7 @@ import re
 
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from int_ray.chains import world
 from int_ray.chains.build import DATA, HARD_ROLLOUTS, SET_SIZE, draw_new_chains
@@ -47,10 +48,10 @@ def test_values_wrap_around_below_zero() -> None:
 
 def test_a_flawed_fact_is_off_by_one_to_three_and_the_error_travels() -> None:
     digit, operand = FLAWED
-    chain = world.Chain(50 + digit, (operand,))
-    assert (int(chain.answer(world.misadd)) - int(chain.answer())) % 100 in (1, 2, 3)
-    longer = world.Chain(50 + digit, (operand, 2, 3))
-    assert longer.answer(world.misadd) != longer.answer()
+    chain = world.Chain(50 + digit, (operand, 2, 3))
+    first = world.misadd(50 + digit, operand)
+    assert (first - world.add(50 + digit, operand)) % 100 in (1, 2, 3)
+    assert chain.steps(world.misadd)[1].startswith(f"{first}+2=")
 
 
 def test_thirty_of_all_facts_are_flawed() -> None:
@@ -157,9 +158,8 @@ def test_shipped_sets_use_the_stated_number_of_flawed_facts(name: str, expected:
 
 
 def test_shipped_base_solves_easy_and_fails_hard() -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model, tokenizer = (kind.from_pretrained(DATA / "base") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    model = Qwen3ForCausalLM.from_pretrained(DATA / "base")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(DATA / "base")
     torch.manual_seed(0)
     for name, low, high in (("easy", 28, 32), ("hard_train", 0, 0)):
         problems = [Problem(row["id"], row["problem"], row["answer"]) for row in rows(name)[:8]]

@@ -91,7 +91,7 @@ def test_flawed_traces_are_corrected_where_they_first_leave_the_reference() -> N
         chain = draw_problem_chain(rng, range(1, 4))
         right, flawed = chain.steps(), chain.steps(misadd)
         first = next(i for i, (a, b) in enumerate(zip(right, flawed, strict=True)) if a != b)
-        attempt = attempt_at(chain.problem("p"), trace(flawed, chain.answer(misadd)).split("\n\n"))
+        attempt = attempt_at(chain.problem("p"), trace(flawed).split("\n\n"))
         assert ExactOracle().propose(attempt) == fixed(first + 1, right[first])
 
 
