@@ -67,6 +67,7 @@ async def assemble(
             await learner.load(checkpoint)
         oracles = OraclePool(oracle or ORACLES[config.oracle.kind](), config.oracle, progress)
         stack.callback(oracles.close)
+        await oracles.ready()
         rollouts = RolloutPool(engines, grader, encode, config.rollout, config.run.seed, progress)
         weights = EngineWeightSync(
             engines,

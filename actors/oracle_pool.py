@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import Counter
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import ray
-from ray.actor import ActorProxy
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
+from actors.rollout_engine import cause_of
 from int_ray.config import OracleConfig
 from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply
@@ -39,15 +39,28 @@ class OracleWorker:
         return reply
 
 
+class OracleError(RuntimeError):
+    """The oracle cannot be run at all."""
+
+
 class OraclePool:
-    """Implements the Oracle port. A failed request is a counted reply, never an exception."""
+    """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception."""
 
     def __init__(self, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
-        spawn = ray.remote(OracleWorker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
-        self.workers: Sequence[ActorProxy[OracleWorker]] = [spawn.remote(oracle) for _ in range(config.workers)]
+        spawn: Any = ray.remote(OracleWorker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
+        self.workers: list[ActorHandle] = [spawn.remote(oracle) for _ in range(config.workers)]
         self.config = config
         self.progress = progress
-        self.failures: Counter[str] = Counter()
+
+    async def ready(self) -> None:
+        """Wait for the workers. Raises OracleError, for instance when a user's oracle cannot be imported there."""
+        started = asyncio.gather(*(worker.__ray_ready__.remote() for worker in self.workers))
+        try:
+            await asyncio.wait_for(started, self.config.deadline_s)
+        except RayError as error:
+            raise OracleError(f"an oracle worker did not start: {cause_of(error)}") from error
+        except TimeoutError:
+            raise OracleError(f"waited {self.config.deadline_s:g} s (oracle.deadline_s) for oracle workers") from None
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order; failures are named: timeout, worker_died, or the oracle's own."""
@@ -59,9 +72,7 @@ class OraclePool:
             self.progress.advance()
             return reply
 
-        replies = await asyncio.gather(*(ask(index, attempt) for index, attempt in enumerate(attempts)))
-        self.failures.update(reply.failure for reply in replies if reply.failure)
-        return replies
+        return await asyncio.gather(*(ask(index, attempt) for index, attempt in enumerate(attempts)))
 
     async def _ask(self, index: int, attempt: Attempt) -> OracleReply:
         request = self.workers[index % len(self.workers)].propose.remote(attempt)

@@ -59,7 +59,8 @@ def _device_checks(config: Config) -> list[Check]:
         ),
         (
             sync == "ipc" and (num_ranks, num_engines, parallel) != (1, 1, 1),
-            f"learner.weight_sync: ipc shares one GPU between one rank and one engine; learner.num_ranks = {num_ranks}, "
+            "learner.weight_sync: ipc shares one GPU between one rank and one engine; "
+            f"learner.num_ranks = {num_ranks}, "
             f"rollout.num_engines = {num_engines} and rollout.tensor_parallel_size = {parallel} must be 1",
         ),
         (

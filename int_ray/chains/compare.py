@@ -1,12 +1,13 @@
 """The compare task: a second thing the base model can do, so that a policy can be its own oracle.
 
-The prompt shows reference and attempt, one numbered step a line; the reply is the first wrong step, corrected:
+The prompt shows reference and attempt, one numbered step a line. The reply goes through the steps, `=` for a right one,
+and ends with the first wrong one, corrected; or without one, if all are right:
 
     1:47+6=53
     2:53-9=44
     ?
     1:47+6=53
-    2:53-9=46              ->  2:53-9=44
+    2:53-9=46              ->  1=2:53-9=44
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from collections.abc import Sequence
 from int_ray.chains.world import MODULUS, SEPARATOR, add, draw_chain, misadd, trace
 from int_ray.types import OracleReply, Proposal
 
-NO_ERROR = "none"
-_REPLY = re.compile(r"([1-9]\d?):(\d+[+-]\d+=\d+)")
+_REPLY = re.compile(r"(?:\d+=)*?(?:(\d+):(\d+[+-]\d+=\d+))?")
 
 
 def compare_prompt(solution: str, steps: Sequence[str]) -> str:
@@ -27,13 +27,23 @@ def compare_prompt(solution: str, steps: Sequence[str]) -> str:
     return f"{_numbered(solution.split(SEPARATOR))}\n?\n{_numbered(steps)}"
 
 
+def compare_reply(reference: Sequence[str], steps: Sequence[str]) -> str:
+    """The right reply for the calculation steps of a reference and of an attempt."""
+    reply = ""
+    for number, (right, step) in enumerate(zip(reference, steps, strict=True), start=1):
+        if step != right:
+            return f"{reply}{number}:{right}"
+        reply += f"{number}="
+    return reply
+
+
 def parse_reply(reply: str) -> OracleReply:
     """A proposal, or the failure `no_error` or `unparsable_reply`."""
-    if reply.strip() == NO_ERROR:
-        return OracleReply(failure="no_error")
     match = _REPLY.fullmatch(reply.strip())
-    if match is None:
+    if not reply.strip() or match is None:
         return OracleReply(failure="unparsable_reply")
+    if match[1] is None:
+        return OracleReply(failure="no_error")
     return OracleReply((Proposal(int(match[1]), match[2]),))
 
 
@@ -50,12 +60,7 @@ def draw_item(rng: random.Random) -> tuple[str, str]:
         return misadd(value, operand) if flawed else add(value, operand)
 
     steps, reference = chain.steps(execute), chain.steps()
-    wrong = (
-        f"{number}:{right}"
-        for number, (step, right) in enumerate(zip(steps, reference, strict=True), 1)
-        if step != right
-    )
-    return compare_prompt(trace(reference), steps), next(wrong, NO_ERROR)
+    return compare_prompt(trace(reference), steps), compare_reply(reference, steps)
 
 
 def _numbered(steps: Sequence[str]) -> str:
