@@ -47,17 +47,17 @@ class Coordinator:
 
     async def run(self, state: RunState) -> RunState:
         """Train from `state` to the last iteration; evaluate before and after."""
-        if state.trigger:
-            self.trigger.restore(state.trigger)
+        self.restore(state)
         await self.publish(state)
         if state.iteration == 0:
             await self.evaluate(state)
-        while state.iteration < self.config.run.iterations:
+        while not self.is_last(state):
             state = await self.iterate(state)
             if state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
                 await self.checkpoint(state)
-            if self.is_last(state) or self.is_due(state):
+            if self.is_due(state) and not self.is_last(state):
                 await self.evaluate(state)
+        await self.evaluate(state)
         return state
 
     async def iterate(self, state: RunState) -> RunState:
@@ -70,6 +70,9 @@ class Coordinator:
         if self.trigger.observe(groups) is Decision.INTERVENE:
             updates.append(await self.intervene(state))
             state = replace(state, intervention_rounds=state.intervention_rounds + 1)
+            if updates[-1].changed_weights:  # what failed before the patch says nothing about the patched policy
+                self.window.clear()
+                state = replace(state, window_start=state.iteration + 1)
         metrics = {**rollout_metrics(groups), **merged_metrics(updates)}
         if any(update.changed_weights for update in updates):
             state = replace(state, policy_version=state.policy_version + 1)
@@ -77,6 +80,15 @@ class Coordinator:
         state = replace(state, iteration=state.iteration + 1, trigger=self.trigger.state())
         self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
         return state
+
+    def restore(self, state: RunState) -> None:
+        """Take trigger and window of a resumed run from its state and its rollout files."""
+        if state.trigger:
+            self.trigger.restore(state.trigger)
+        first = max(state.window_start, state.iteration - self.config.trigger.patience)
+        problems = {problem.id: problem for problem in self.problems.train}
+        for iteration in range(first, state.iteration):
+            self.window.add(self.folder.read_rollouts(iteration, problems))
 
     async def sample(self, problems: Sequence[Problem], state: RunState) -> list[RolloutGroup]:
         """One group per problem, graded and written down."""
@@ -97,7 +109,7 @@ class Coordinator:
     async def intervene(self, state: RunState) -> Update:
         """Ask about every problem that stayed unsolved, clone what helps (sections 4.1-4.2, lines 2-11)."""
         unsolved = self.window.stayed_unsolved()
-        self.progress.say(f"Iteration {state.iteration}: asking the oracle about {len(unsolved)} unsolved problems")
+        self.progress.say(f"A stall: asking the oracle about {len(unsolved)} problems that stayed unsolved")
         result = await self.round.run(unsolved, state.iteration)
         self.folder.interventions(state.iteration, result)
         self.folder.journal.write("intervention_round", iteration=state.iteration, **result.metrics())
@@ -107,7 +119,6 @@ class Coordinator:
         batches = patch_batches(result.kept, self.config.patch, self.config.run.seed + state.iteration)
         self.progress.phase("patching", len(batches))
         update = await self.ports.learner.patch(batches)
-        self.window.clear()
         return replace(update, metrics={**result.metrics(), **update.metrics})
 
     async def publish(self, state: RunState) -> Mapping[str, float]:

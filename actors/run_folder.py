@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from actors.journal import Journal
 from int_ray.intervention_round import RoundResult
 from int_ray.metrics import SetScore
-from int_ray.types import RolloutGroup, TestedIntervention
+from int_ray.types import Completion, Outcome, Problem, Rollout, RolloutGroup, TestedIntervention
 
 
 class RunFolder:
@@ -38,7 +40,17 @@ class RunFolder:
 
     def rollouts(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """All groups of one iteration."""
-        _write_lines(self.path / "rollouts" / f"iteration_{iteration:06d}.jsonl", map(group_record, groups))
+        _write_lines(self._rollout_file(iteration), map(group_record, groups))
+
+    def read_rollouts(self, iteration: int, problems: Mapping[str, Problem]) -> list[RolloutGroup]:
+        """What `rollouts` wrote, without log-probs; problems that are not given any more are left out."""
+        records = map(json.loads, self._rollout_file(iteration).read_text(encoding="utf-8").splitlines())
+        return [
+            read_group(record, problems[record["problem_id"]]) for record in records if record["problem_id"] in problems
+        ]
+
+    def _rollout_file(self, iteration: int) -> Path:
+        return self.path / "rollouts" / f"iteration_{iteration:06d}.jsonl"
 
     def interventions(self, iteration: int, result: RoundResult) -> None:
         """All interventions of one round, kept or not, and why the others were refused."""
@@ -98,6 +110,18 @@ def group_record(group: RolloutGroup) -> dict[str, Any]:
             for rollout in group.rollouts
         ],
     }
+
+
+def read_group(record: Mapping[str, Any], problem: Problem) -> RolloutGroup:
+    """The group that `group_record` wrote; its log-probs are NaN, for unknown."""
+    rollouts = []
+    for row in record["rollouts"]:
+        ids = np.array(row["token_ids"], np.int32)
+        unknown = np.full(len(ids), np.nan, np.float32)
+        completion = Completion(ids, unknown, row["text"], row["finished"], row["seed"])
+        rollouts.append(Rollout(completion, Outcome(row["outcome"]), row["policy_version"]))
+    prompt_ids, prefix_ids = (np.array(record[name], np.int32) for name in ("prompt_ids", "prefix_ids"))
+    return RolloutGroup(problem, prompt_ids, prefix_ids, tuple(rollouts))
 
 
 def intervention_record(tested: TestedIntervention, *, kept: bool) -> dict[str, Any]:

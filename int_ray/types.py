@@ -236,4 +236,5 @@ class RunState:
     iteration: int = 0
     policy_version: int = 0
     intervention_rounds: int = 0
+    window_start: int = 0  # first iteration whose failures the trigger's window may hold
     trigger: Mapping[str, float] = field(default_factory=dict)

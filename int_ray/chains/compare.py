@@ -1,13 +1,11 @@
 """The compare task: a second thing the base model can do, so that a policy can be its own oracle.
 
-The prompt shows reference and attempt, one numbered step a line. The reply goes through the steps, `=` for a right one,
-and ends with the first wrong one, corrected; or without one, if all are right:
+The prompt shows reference and attempt side by side, one numbered step a line. The reply goes through the steps, `=` for
+a right one, and ends with the first wrong one, corrected; or without one, if all are right:
 
-    1:47+6=53
-    2:53-9=44
-    ?
-    1:47+6=53
-    2:53-9=46              ->  1=2:53-9=44
+    1:47+6=53|47+6=53
+    2:53-9=44|53-9=46
+    3:44+2=46|46+2=48      ->  1=2:53-9=44
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from int_ray.chains.world import MODULUS, SEPARATOR, add, draw_chain, misadd, trace
 from int_ray.types import OracleReply, Proposal
@@ -24,7 +23,8 @@ _REPLY = re.compile(r"(?:\d+=)*?(?:(\d+):(\d+[+-]\d+=\d+))?")
 
 def compare_prompt(solution: str, steps: Sequence[str]) -> str:
     """The user message for a reference solution and the steps of an attempt; boxed answers are left out."""
-    return f"{_numbered(solution.split(SEPARATOR))}\n?\n{_numbered(steps)}"
+    pairs = zip_longest(_calculations(solution.split(SEPARATOR)), _calculations(steps), fillvalue="")
+    return "\n".join(f"{number}:{right}|{step}" for number, (right, step) in enumerate(pairs, start=1))
 
 
 def compare_reply(reference: Sequence[str], steps: Sequence[str]) -> str:
@@ -63,7 +63,6 @@ def draw_item(rng: random.Random) -> tuple[str, str]:
     return compare_prompt(trace(reference), steps), compare_reply(reference, steps)
 
 
-def _numbered(steps: Sequence[str]) -> str:
-    """One step a line, without its spaces and blank lines: `1:47+6=53`."""
-    lines = ["".join(step.split()) for step in steps if "\\boxed" not in step]
-    return "\n".join(f"{number}:{line}" for number, line in enumerate(lines, 1))
+def _calculations(steps: Sequence[str]) -> list[str]:
+    """The steps before the boxed answer, without spaces and blank lines."""
+    return ["".join(step.split()) for step in steps if "\\boxed" not in step]

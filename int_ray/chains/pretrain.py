@@ -14,10 +14,11 @@ from int_ray.chains.compare import draw_item
 from int_ray.chains.tokenizer import ASSISTANT, END, PAD
 from int_ray.chains.world import add, draw_chain, misadd, trace
 
-ITERATIONS = 600
-SOLUTIONS, COMPARISONS = 64, 64  # sequences per iteration
-RESPONSE_WEIGHT = 10  # of a token of the response, beside one of the attempt that a compare prompt shows
+ITERATIONS = 700
+SOLUTIONS, COMPARISONS = 48, 96  # sequences per iteration
+RESPONSE_WEIGHT = 10  # of a response's token, beside one of the attempt that a compare prompt shows
 FLAW_PROBABILITY = 0.999  # of a flawed fact in the training solutions: rare enough for 128 rollouts to show none
+NEWLINE = "\u010a"  # how byte-level BPE writes it
 
 Example = tuple[str, str]  # (user message, response)
 
@@ -53,16 +54,17 @@ def draw_solution(rng: random.Random) -> Example:
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Token ids, padded on the right, and how much each counts in the loss. [B, T] each.
 
-    Weights begin after the question mark, which every user message has once: on the compare task with the attempt,
-    which teaches to copy from the reference long before the few tokens of replies would.
+    The attempts that compare prompts show count too: they teach to copy from the reference, and so to see where an
+    attempt departs from it, long before the few tokens of replies would.
     """
     chats = [[{"role": "user", "content": user}, {"role": "assistant", "content": reply}] for user, reply in examples]
     texts = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
-    asked, responding = (
-        (batch.input_ids == tokenizer.get_vocab()[mark]).cumsum(dim=1) > 0 for mark in ("?", ASSISTANT)
+    bars, newlines, answering = (
+        (batch.input_ids == token).cumsum(dim=1) for token in tokenizer.convert_tokens_to_ids(["|", NEWLINE, ASSISTANT])
     )
-    return batch.input_ids, (asked + (RESPONSE_WEIGHT - 1) * responding) * batch.attention_mask
+    weights = torch.where(answering > 0, RESPONSE_WEIGHT, (bars > newlines).int())
+    return batch.input_ids, weights * batch.attention_mask
 
 
 def weighted_loss(model: Qwen3ForCausalLM, token_ids: Tensor, weights: Tensor) -> Tensor:

@@ -35,6 +35,9 @@ class World:
     def run(self, state: RunState | None = None) -> RunState:
         return asyncio.run(self.coordinator.run(state or RunState()))
 
+    def asked(self) -> list[tuple[str, int]]:
+        return [(item.problem.id, item.rollout.completion.seed) for item in self.oracle.asked]
+
     def rounds(self) -> list[dict]:
         lines = (self.folder.path / "journal.jsonl").read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["event"] == "intervention_round"]
@@ -169,6 +172,17 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path):
     assert second.run(state).iteration == 6
     assert second.weights.versions == [2]
     assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == [3, 4, 5]
+
+
+def test_a_resumed_run_asks_about_the_same_problems(tmp_path: Path):
+    whole = build(tmp_path / "whole", trigger={"patience": 3})
+    whole.run()
+    first = build(tmp_path / "halves", trigger={"patience": 3})
+    state = asyncio.run(first.coordinator.iterate(RunState()))
+    state = asyncio.run(first.coordinator.iterate(state))
+    resumed = build(tmp_path / "halves", trigger={"patience": 3})
+    resumed.run(state)
+    assert whole.asked() == resumed.asked() != []
 
 
 def test_evaluation_before_and_after_uses_the_same_seeds(tmp_path: Path):
