@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-LOCK ?= requirements-cpu.lock
+# Whatever was set up last stays set up; a fresh machine gets the CPU environment.
+LOCK ?= $(if $(wildcard $(VENV)/.installed-requirements-gpu.lock),requirements-gpu.lock,requirements-cpu.lock)
 PYTORCH_CPU := https://download.pytorch.org/whl/cpu
 STAMP := $(VENV)/.installed-$(notdir $(LOCK))
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
@@ -20,6 +21,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -r $(LOCK) || \
 		$(BIN)/pip install --quiet --no-deps -r $(LOCK) --extra-index-url $(PYTORCH_CPU)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	rm -f $(VENV)/.installed-*
 	touch $@
 
 quickstart: setup ## the whole loop on a laptop: stall, oracle, patch, GRPO, evaluation

@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import ray
 from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup
 
 from actors import local_ray
 from actors.coordinator import Coordinator
@@ -21,7 +23,8 @@ from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
 from actors.run_folder import RunFolder
 from actors.weight_sync import EngineWeightSync, weight_sender
 from int_ray.config import Config
-from int_ray.config_checks import reinforce_updates
+from int_ray.config_checks import num_gpus, reinforce_updates
+from int_ray.errors import RunError
 from int_ray.intervention_round import InterventionRound
 from int_ray.oracles import ORACLES
 from int_ray.ports import Ports, Progress
@@ -52,17 +55,19 @@ async def assemble(
     """
     encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
     async with AsyncExitStack() as stack:
+        progress.phase("starting")
         progress.say("Starting Ray")
-        local_ray.connect(config.run.ray_address)
+        await asyncio.sleep(0)  # a Ctrl-C that came during the imports ends the run here
+        is_local = local_ray.connect(config.run.ray_address)
         stack.callback(local_ray.disconnect)
+        if is_local:
+            require_gpus(num_gpus(config))
         progress.say("Starting the learner and the rollout engines; imports and first use take about a minute")
         grader = GraderPool(
             reward or config.problems.reward, config.problems.grader_workers, config.problems.grader_timeout_s
         )
         stack.callback(grader.close)
-        engines, learner = await start_gpu_parts(config)
-        stack.push_async_callback(close_engines, engines)
-        stack.push_async_callback(learner.close)
+        engines, learner = await start_compute(config, stack)
         if checkpoint is not None:
             await learner.load(checkpoint)
         oracles = OraclePool(oracle or ORACLES[config.oracle.kind](), config.oracle, progress)
@@ -82,15 +87,39 @@ async def assemble(
         yield Coordinator(config, problems, ports, build_round(config, tokenizer, ports), trigger, folder)
 
 
-async def start_gpu_parts(config: Config) -> tuple[list[ActorHandle], Learner]:
-    """Engines and learner, side by side unless they share a GPU."""
-    learner = Learner.start(learner_settings(config))
-    parts = config.model, config.rollout, config.learner
+async def start_compute(config: Config, stack: AsyncExitStack) -> tuple[list[ActorHandle], Learner]:
+    """Engines and learner, side by side unless they share a GPU; what has started is closed with the stack."""
+
+    async def start_learner() -> Learner:
+        learner = await Learner.start(learner_settings(config))
+        stack.callback(learner.close)
+        return learner
+
+    async def start_engines(shared: PlacementGroup | None) -> list[ActorHandle]:
+        engines = await spawn_engines(config.model, config.rollout, config.learner, shared)
+        stack.push_async_callback(close_engines, engines)
+        return engines
+
     if config.learner.weight_sync == "ipc":
-        started = await learner
-        return await spawn_engines(*parts, shared=started.placement), started
-    engines, started = await asyncio.gather(spawn_engines(*parts), learner)
-    return engines, started
+        learner = await start_learner()
+        return await start_engines(learner.placement), learner
+    both = asyncio.create_task(start_engines(None)), asyncio.create_task(start_learner())
+    try:
+        return await asyncio.gather(*both)
+    finally:
+        for task in both:
+            task.cancel()  # nothing where it has ended
+        await asyncio.wait(both)
+
+
+def require_gpus(needed: int) -> None:
+    """Raises RunError at once where waiting for GPUs is in vain: on a Ray that is this machine only."""
+    present = int(ray.cluster_resources().get("GPU", 0))
+    if present < needed:
+        raise RunError(
+            f"learner.device = cuda needs {needed} GPUs, this machine has {present}; set run.ray_address to a cluster, "
+            "or learner.device=cpu learner.weight_sync=shm"
+        )
 
 
 def learner_settings(config: Config) -> LearnerSettings:

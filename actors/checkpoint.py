@@ -43,17 +43,26 @@ class Checkpoints:
         return final
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that verifies; None if there is none."""
+        """The newest checkpoint that verifies; None if there is none at all.
+
+        Raises CheckpointError when there are some and none verifies: starting anew would bury them.
+        """
+        mistakes = []
         for folder in reversed(self._complete()):
             try:
                 verify(folder)
-            except CheckpointError:
+            except CheckpointError as error:
+                mistakes.append(str(error))
                 continue
             return folder
+        if mistakes:
+            raise CheckpointError("; ".join(mistakes))
         return None
 
     def _complete(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("iteration_*") if path.suffix != ".partial")
+        """In the order of writing: a run resumed from an older checkpoint outdates those that follow it."""
+        folders = [path for path in self.folder.glob("iteration_*") if path.suffix != ".partial"]
+        return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def verify(folder: Path) -> RunState:

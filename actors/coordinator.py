@@ -49,7 +49,7 @@ class Coordinator:
         """Train from `state` to the last iteration; evaluate before and after."""
         self.restore(state)
         await self.publish(state)
-        if state.iteration == 0:
+        if state.iteration == 0 or not self.folder.scores():
             await self.evaluate(state)
         while not self.is_last(state):
             state = await self.iterate(state)
@@ -61,33 +61,38 @@ class Coordinator:
         return state
 
     async def iterate(self, state: RunState) -> RunState:
-        """One iteration: at most one reinforce phase and one intervention round, then new weights."""
+        """One iteration: sample, reinforce, and after a stall an intervention round and a patch."""
         started = time.monotonic()
-        collecting = self.config.schedule == "paper" and state.iteration == 0  # Algorithm 1, line 1
-        problems = self.problems.train if collecting else self.batches.batch(state.iteration)
-        groups = await self.sample(problems, state)
-        updates = [] if collecting else [await self.reinforce(groups)]
-        if self.trigger.observe(groups) is Decision.INTERVENE:
-            updates.append(await self.intervene(state))
-            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
-            if updates[-1].changed_weights:  # what failed before the patch says nothing about the patched policy
-                self.window.clear()
-                state = replace(state, window_start=state.iteration + 1)
-        metrics = {**rollout_metrics(groups), **merged_metrics(updates)}
-        if any(update.changed_weights for update in updates):
-            state = replace(state, policy_version=state.policy_version + 1)
-            metrics |= await self.publish(state)
-        state = replace(state, iteration=state.iteration + 1, trigger=self.trigger.state())
+        state = replace(state, iteration=state.iteration + 1)
+        collecting = self.config.schedule == "paper" and state.iteration == 1  # Algorithm 1, line 1
+        groups = await self.sample(
+            self.problems.train if collecting else self.batches.batch(state.iteration - 1), state
+        )
+        metrics = rollout_metrics(groups)
+        if not collecting:
+            state = await self.apply(state, await self.reinforce(groups), metrics)
+        if self.trigger.observe(groups, state.intervention_rounds) is Decision.INTERVENE:
+            state = await self.apply(*await self.intervene(state), metrics)
+        state = replace(state, trigger=self.trigger.state())
         self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
+        return state
+
+    async def apply(self, state: RunState, update: Update, metrics: dict[str, float]) -> RunState:
+        """Publish what a phase has learned; adds its numbers to `metrics`."""
+        metrics |= update.metrics
+        if not update.changed_weights:
+            return state
+        state = replace(state, policy_version=state.policy_version + 1)
+        metrics |= await self.publish(state)
         return state
 
     def restore(self, state: RunState) -> None:
         """Take trigger and window of a resumed run from its state and its rollout files."""
         if state.trigger:
             self.trigger.restore(state.trigger)
-        first = max(state.window_start, state.iteration - self.config.trigger.patience)
+        first = max(state.window_start, state.iteration - self.config.trigger.patience + 1)
         problems = {problem.id: problem for problem in self.problems.train}
-        for iteration in range(first, state.iteration):
+        for iteration in range(first, state.iteration + 1):
             self.window.add(self.folder.read_rollouts(iteration, problems))
 
     async def sample(self, problems: Sequence[Problem], state: RunState) -> list[RolloutGroup]:
@@ -103,27 +108,33 @@ class Coordinator:
         batches = reinforce_batches(groups, self.config.reinforce, self.config.rollout.max_tokens)
         if not batches:
             return Update(0, skipped="no group carries a signal")
-        self.progress.phase("reinforcing", len(batches))
+        self.progress.phase("reinforcing")
         return await self.ports.learner.reinforce(batches)
 
-    async def intervene(self, state: RunState) -> Update:
+    async def intervene(self, state: RunState) -> tuple[RunState, Update]:
         """Ask about every problem that stayed unsolved, clone what helps (sections 4.1-4.2, lines 2-11)."""
         unsolved = self.window.stayed_unsolved()
-        self.progress.say(f"A stall: asking the oracle about {len(unsolved)} problems that stayed unsolved")
+        if not unsolved:
+            return state, Update(0, skipped="no problem stayed unsolved")
+        self.progress.say(f"Asking the oracle about {len(unsolved)} problems that stayed unsolved")
         result = await self.round.run(unsolved, state.iteration)
         self.folder.interventions(state.iteration, result)
         self.folder.journal.write("intervention_round", iteration=state.iteration, **result.metrics())
         self.progress.say(result.story())
+        if result.tested:  # an oracle that is down costs no round
+            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
         if not result.kept:
-            return Update(0, result.metrics(), skipped="no intervention helps")
+            return state, Update(0, result.metrics(), skipped="no intervention helps")
+        self.progress.phase("patching")
         batches = patch_batches(result.kept, self.config.patch, self.config.run.seed + state.iteration)
-        self.progress.phase("patching", len(batches))
         update = await self.ports.learner.patch(batches)
-        return replace(update, metrics={**result.metrics(), **update.metrics})
+        self.window.clear()  # what failed before the patch says nothing about the patched policy
+        state = replace(state, window_start=state.iteration + 1)
+        return state, replace(update, metrics={**result.metrics(), **update.metrics})
 
     async def publish(self, state: RunState) -> Mapping[str, float]:
         """From here on every rollout is sampled with, and stamped with, this policy version."""
-        self.progress.phase("syncing weights", 1)
+        self.progress.phase("syncing weights")
         return await self.ports.weights.publish(state.policy_version)
 
     async def evaluate(self, state: RunState) -> dict[str, SetScore]:
@@ -134,11 +145,13 @@ class Coordinator:
             groups = await self.ports.rollouts.sample(problems, self.config.evaluate.n, Purpose.EVALUATE, 0)
             scores[name] = evaluate_set(groups, self.config.evaluate.k, self.config.run.seed)
             self.folder.evaluation(state.iteration, name, groups, scores[name])
+            figures = ", ".join(f"{figure} {value.mean:.3f}" for figure, value in scores[name].figures().items())
+            self.progress.say(f"{name} after {state.iteration} iterations: {figures}")
         return scores
 
     async def checkpoint(self, state: RunState) -> None:
         """Save everything that a resumed run needs."""
-        self.progress.phase("saving", 1)
+        self.progress.phase("saving")
         path = await self.checkpoints.save(state, self.ports.learner)
         self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
 
@@ -148,7 +161,8 @@ class Coordinator:
         self.progress.say(
             f"Iteration {state.iteration}/{self.config.run.iterations}: "
             f"reward {metrics['rollout/reward']:.3f}, unsolved {metrics['rollout/unsolved']:.0%}, "
-            f"no signal {metrics['rollout/zero_advantage']:.0%}, {metrics['time/iteration_s']:.0f} s"
+            f"no signal {metrics['rollout/zero_advantage']:.0%}, policy v{state.policy_version}, "
+            f"{metrics['time/iteration_s']:.0f} s"
         )
 
     def is_last(self, state: RunState) -> bool:
@@ -159,8 +173,3 @@ class Coordinator:
         """Whether an evaluation between the first and the last one is due."""
         every = self.config.evaluate.every
         return every > 0 and state.iteration % every == 0
-
-
-def merged_metrics(updates: Sequence[Update]) -> dict[str, float]:
-    """The metrics of one iteration's phases in one mapping; phases use prefixes of their own."""
-    return {name: value for update in updates for name, value in update.metrics.items()}

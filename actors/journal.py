@@ -1,22 +1,20 @@
-"""Append-only record of what happened in a run: one JSON object a line, on disk before the run goes on."""
+"""Append-only records of a run: one JSON object a line."""
 
 from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 class Journal:
-    """`journal.jsonl` of a run folder. A torn last line, left by a crash, is closed off before appending."""
+    """`journal.jsonl` of a run folder: what happened, on disk before the run goes on."""
 
     def __init__(self, path: Path) -> None:
-        torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        self._file = path.open("a", encoding="utf-8")
-        if torn:
-            self._file.write("\n")
+        self._file = open_for_appending(path)
 
     def write(self, event: str, **details: Any) -> None:
         """Append one event with its UTC time; returns when it is on disk."""
@@ -28,3 +26,21 @@ class Journal:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def open_for_appending(path: Path) -> TextIO:
+    """A file of lines; a torn last line, left by a crash, is closed off."""
+    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    file = path.open("a", encoding="utf-8")
+    if torn:
+        file.write("\n")
+    return file
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines, torn ones left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,13 +19,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.weight_senders import WeightSender
 from int_ray.config import LearnerConfig
+from int_ray.errors import RunError
 from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
 
-SHUTDOWN_DEADLINE_S = 10.0
 Answer = TypeVar("Answer")
 
 
-class LearnerError(RuntimeError):
+class LearnerError(RunError):
     """A rank died or came late: the learner cannot go on."""
 
 
@@ -33,30 +33,34 @@ class Learner:
     """Implements the Learner port. Build it with `await Learner.start(settings)`."""
 
     def __init__(
-        self, ranks: Sequence[ActorProxy[LearnerRank]], deadline_s: float, placement: PlacementGroup | None
+        self,
+        ranks: Sequence[ActorProxy[LearnerRank]],
+        deadline_s: float,
+        placement: PlacementGroup | None,
+        meeting: tempfile.TemporaryDirectory[str] | None,
     ) -> None:
         self.ranks = ranks
         self.deadline_s = deadline_s
-        self.placement = placement
+        self.placement = placement  # of the GPUs
+        self.meeting = meeting  # where CPU ranks met
 
     @classmethod
     async def start(cls, settings: LearnerSettings) -> Learner:
-        """Spawn one actor per rank and wait until all hold the model."""
+        """Spawn one actor per rank and wait until all hold the model; leaves nothing behind when that fails."""
         config = settings.learner
         placement = await _reserve_gpus(config) if config.device == "cuda" else None
         num_gpus = 0.5 if config.weight_sync == "ipc" else 1  # ipc: the engine has the other half
         options = [_options(placement, rank, num_gpus) for rank in range(config.num_ranks)]
-        # A task where rank 0 will be; ranks ask for no CPU of their own there.
-        find = ray.remote(_meeting_place).options(**options[0] | {"num_gpus": 0})
-        place = await _within(config.startup_deadline_s, find.remote(config.device), "no process for learner rank 0")
+        # CPU ranks are on this machine and meet in a file, so that nothing listens.
+        meeting = None if placement else tempfile.TemporaryDirectory(prefix="int_ray-")
+        place = f"file://{meeting.name}/ranks" if meeting else await _free_address(options[0], config)
         spawn = ray.remote(LearnerRank)
         ranks = [spawn.options(**option).remote(settings, rank, place) for rank, option in enumerate(options)]
-        learner = cls(ranks, config.deadline_s, placement)
-        try:
+        learner = cls(ranks, config.deadline_s, placement, meeting)
+        with ExitStack() as undo:
+            undo.callback(learner.close)
             await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
-        except LearnerError:
-            await learner.close()
-            raise
+            undo.pop_all()
         return learner
 
     async def patch(self, batches: UpdateBatches) -> Update:
@@ -89,12 +93,12 @@ class Learner:
         """Send the current weights; returns what rank 0's sender returns."""
         return await self._call("send_weights", lambda rank: rank.send_weights.remote())
 
-    async def close(self) -> None:
-        """Let the ranks leave their process group, then end their processes."""
-        with suppress(LearnerError):  # what does not shut down by itself is killed
-            await self._call("shutdown", lambda rank: rank.shutdown.remote(), SHUTDOWN_DEADLINE_S)
+    def close(self) -> None:
+        """End the ranks, whatever they are doing: they have nothing to save."""
         for rank in self.ranks:
             ray.kill(cast(ActorHandle, rank))
+        if self.meeting is not None:
+            self.meeting.cleanup()
         if self.placement is not None:
             remove_placement_group(self.placement)
 
@@ -107,9 +111,11 @@ class Learner:
         """
         deadline_s = deadline_s or self.deadline_s
         answers = [asyncio.wrap_future(call(rank).future()) for rank in self.ranks]
-        done, late = await asyncio.wait(answers, timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION)
-        for answer in late:
-            answer.cancel()
+        try:
+            done, late = await asyncio.wait(answers, timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for answer in answers:
+                answer.cancel()  # nobody will ask for what comes late
         errors = [error for answer in done if (error := answer.exception())]
         for error in errors:
             # What a rank raised is a RayTaskError too, be it that it talked to an actor that died.
@@ -124,10 +130,13 @@ class Learner:
         return answers[0].result()
 
 
-def _meeting_place(device: str) -> str:
-    """Where the ranks meet: a file on one CPU machine, so that nothing listens; else a free port of this node."""
-    if device == "cpu":
-        return f"file://{tempfile.mkdtemp(prefix='int_ray-')}/ranks"
+async def _free_address(options: dict[str, Any], config: LearnerConfig) -> str:
+    """Where the ranks meet over the network: a port of rank 0's node that is free now."""
+    find = ray.remote(_free_port_here).options(**options | {"num_gpus": 0})
+    return await _within(config.startup_deadline_s, find.remote(), "no process for learner rank 0")
+
+
+def _free_port_here() -> str:
     with socket.socket() as probe:
         probe.bind(("", 0))
         return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"

@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,6 +57,7 @@ class LearnerRank:
         torch.manual_seed(settings.seed)
         disable_progress_bar()
         self.tokenizer = AutoTokenizer.from_pretrained(settings.model.path, revision=settings.model.revision)
+        self.pad_id = int(self.tokenizer.pad_token_id or 0)  # never looked at, so that any token serves
         self.model = self._load_model(settings.model.path)
         self.reference = self._load_model(settings.model.path) if settings.reinforce.kl_coef > 0 else None
         self.reference_is_base = True
@@ -137,10 +137,6 @@ class LearnerRank:
             learner_state.load_moments(self.optimization.adamw, self.model, folder)
             self.optimization.restore(phase)
 
-    def shutdown(self) -> None:
-        """Leave the process group."""
-        dist.destroy_process_group()
-
     def _load_model(self, path: str) -> PreTrainedModel:
         return load_sharded(path, self.settings.model, self.mesh)
 
@@ -154,7 +150,7 @@ class LearnerRank:
         return [[samples[index] for index in indices] for indices in plan[self.rank]]
 
     def _collate(self, samples: MicroBatch) -> TrainingBatch:
-        return collate(samples, cast(int, self.tokenizer.pad_token_id)).to(self.device)
+        return collate(samples, self.pad_id).to(self.device)
 
     def _update(self, optimization: Optimization, losses: Sequence[MicroBatchLoss], meter: Meter) -> None:
         """One optimizer update over this rank's micro-batches and those of the other ranks."""

@@ -21,18 +21,22 @@ LOCAL_ENVIRONMENT = {
 }
 
 
-def connect(address: str | None) -> None:
-    """Connect to `address` or RAY_ADDRESS; without either start a local Ray that listens on 127.0.0.1 only."""
+def connect(address: str | None) -> bool:
+    """Connect to `address` or RAY_ADDRESS; without either start a local Ray that listens on 127.0.0.1 only.
+
+    Returns whether it started one.
+    """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         ray.init(address=address, logging_level=logging.WARNING)
-        return
+        return False
     os.environ |= LOCAL_ENVIRONMENT
     ray_constants.ENABLE_RAY_CLUSTER = False  # this process read the variable when it imported Ray
     # Workers and the processes that vLLM starts inherit it: they find the packages without an installation.
     root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
+    return True
 
 
 def disconnect() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import ray
@@ -13,12 +14,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.rollout_engine import cause_of
 from int_ray.config import OracleConfig
+from int_ray.errors import RunError
 from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply
 
 
 class StepOracle(Protocol):
-    """What a user writes to bring an own oracle: one attempt in, one reply out; may be async."""
+    """What a user writes to bring an own oracle: one attempt in, one reply out; `propose` may be `async def`."""
 
     def propose(self, attempt: Attempt) -> OracleReply | Awaitable[OracleReply]:
         """Find the first wrong step that is not recovered from; propose one replacement step or say why not."""
@@ -28,18 +30,22 @@ class StepOracle(Protocol):
 class OracleWorker:
     """Runs one oracle in a process of its own."""
 
-    def __init__(self, oracle: StepOracle) -> None:
+    def __init__(self, oracle: StepOracle, concurrency: int) -> None:
         self.oracle = oracle
+        self.threads = ThreadPoolExecutor(concurrency)
 
     async def propose(self, attempt: Attempt) -> OracleReply:
         """The oracle's reply; a synchronous oracle runs in a thread, so that it does not block the others."""
         if inspect.iscoroutinefunction(self.oracle.propose):
-            return await self.oracle.propose(attempt)
-        reply: Any = await asyncio.to_thread(self.oracle.propose, attempt)
+            reply = await self.oracle.propose(attempt)
+        else:
+            reply = await asyncio.get_running_loop().run_in_executor(self.threads, self.oracle.propose, attempt)
+        if not isinstance(reply, OracleReply):
+            raise TypeError(f"an oracle must return an OracleReply, not {type(reply).__name__}")
         return reply
 
 
-class OracleError(RuntimeError):
+class OracleError(RunError):
     """The oracle cannot be run at all."""
 
 
@@ -48,7 +54,7 @@ class OraclePool:
 
     def __init__(self, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
         spawn: Any = ray.remote(OracleWorker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
-        self.workers: list[ActorHandle] = [spawn.remote(oracle) for _ in range(config.workers)]
+        self.workers: list[ActorHandle] = [spawn.remote(oracle, config.concurrency) for _ in range(config.workers)]
         self.config = config
         self.progress = progress
 

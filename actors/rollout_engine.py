@@ -14,6 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from actors.vllm_settings import engine_arguments, engine_environment
 from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.errors import RunError
 from int_ray.types import Completion, Logprobs, TokenIds
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
 
-class EngineDiedError(RuntimeError):
+class EngineDiedError(RunError):
     """A rollout engine is gone and must be spawned again; nothing it was sampling can be recovered."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -166,15 +166,16 @@ async def spawn_engines(
     )
     engines: list[ActorHandle] = [spawn.remote(model, rollout, learner) for _ in range(rollout.num_engines)]
     deadline = rollout.startup_deadline_s
-    try:
-        await asyncio.wait_for(asyncio.gather(*(engine.start.remote() for engine in engines)), deadline)
-    except RayError as error:
-        await close_engines(engines)
-        raise EngineDiedError(f"a rollout engine did not start: {cause_of(error)}") from error
-    except TimeoutError:
-        await close_engines(engines)
-        waited = f"{deadline:g} s (rollout.startup_deadline_s)"
-        raise TimeoutError(f"waited {waited} for {len(engines)} rollout engine(s) to start") from None
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(close_engines, engines)
+        try:
+            await asyncio.wait_for(asyncio.gather(*(engine.start.remote() for engine in engines)), deadline)
+        except RayError as error:
+            raise EngineDiedError(f"a rollout engine did not start: {cause_of(error)}") from error
+        except TimeoutError:
+            waited = f"{deadline:g} s (rollout.startup_deadline_s)"
+            raise TimeoutError(f"waited {waited} for {len(engines)} rollout engine(s) to start") from None
+        undo.pop_all()
     return engines
 
 

@@ -1,5 +1,7 @@
 """Everything that a run writes for people and for later commands, as readable files in one folder.
 
+Iterations count from 1 in every name and row; 0 is what there was before the first.
+
 config.yaml  journal.jsonl  metrics.jsonl  tensorboard/  rollouts/  interventions/  evaluations/  checkpoints/
 quarantine_*.jsonl  summary.json
 """
@@ -13,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.journal import Journal
+from actors.journal import Journal, open_for_appending, read_json_lines
 from int_ray.intervention_round import RoundResult
 from int_ray.metrics import SetScore
 from int_ray.types import Completion, Outcome, Problem, Rollout, RolloutGroup, TestedIntervention
@@ -27,7 +29,7 @@ class RunFolder:
         for name in ("rollouts", "interventions", "evaluations", "checkpoints"):
             (path / name).mkdir(parents=True, exist_ok=True)
         self.journal = Journal(path / "journal.jsonl")
-        self._metrics = (path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = open_for_appending(path / "metrics.jsonl")
         self._board = _open_tensorboard(path / "tensorboard") if tensorboard else None
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -43,8 +45,9 @@ class RunFolder:
         _write_lines(self._rollout_file(iteration), map(group_record, groups))
 
     def read_rollouts(self, iteration: int, problems: Mapping[str, Problem]) -> list[RolloutGroup]:
-        """What `rollouts` wrote, without log-probs; problems that are not given any more are left out."""
-        records = map(json.loads, self._rollout_file(iteration).read_text(encoding="utf-8").splitlines())
+        """What `rollouts` wrote, without log-probs; nothing if it is gone, and only problems that are still given."""
+        path = self._rollout_file(iteration)
+        records = read_json_lines(path) if path.exists() else []
         return [
             read_group(record, problems[record["problem_id"]]) for record in records if record["problem_id"] in problems
         ]
@@ -67,6 +70,9 @@ class RunFolder:
         _write_lines(folder / f"{name}.jsonl", map(group_record, groups))
         write_json(folder / f"{name}.score.json", score.as_dict())
         self.journal.write("evaluated", iteration=iteration, set=name, **score.as_dict())
+        if self._board is not None:
+            for figure, estimate in score.figures().items():
+                self._board.add_scalar(f"evaluate/{name}/{figure}", estimate.mean, iteration)
 
     def scores(self) -> dict[int, dict[str, Any]]:
         """Iteration -> set name -> score, of every evaluation so far."""
@@ -78,8 +84,7 @@ class RunFolder:
 
     def metric_rows(self) -> list[dict[str, float]]:
         """The rows written so far, one per iteration, the latest of a repeated one."""
-        lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        rows = {row["iteration"]: row for row in map(json.loads, lines)}
+        rows = {row["iteration"]: row for row in read_json_lines(self.path / "metrics.jsonl")}
         return [rows[iteration] for iteration in sorted(rows)]
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ def engine_environment(model: ModelConfig, rollout: RolloutConfig, learner: Lear
     variables = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(round(rollout.startup_deadline_s)),
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # its workers have nothing to save, and take all of it
     }

@@ -28,6 +28,8 @@ ALIGNMENT = 64  # bytes; parameters start at multiples of it, so that they can b
 class WeightSender(Protocol):
     """What `open_weight_sender` hands to every rank of the learner."""
 
+    dtype: str  # of the weights on the way, which is the engines'
+
     def send(self, model: torch.nn.Module, is_main: bool) -> None:
         """Bring the model's weights to every engine. Collective: all ranks call it, in step."""
         ...

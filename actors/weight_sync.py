@@ -14,12 +14,13 @@ from ray.exceptions import RayError
 from actors.rollout_engine import EngineGroup, cause_of
 from actors.weight_senders import EngineClient, NativeSender, SharedMemorySender, WeightSender
 from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.errors import RunError
 from int_ray.types import Logprobs, TokenIds
 
 T = TypeVar("T")
 
 
-class WeightSyncError(RuntimeError):
+class WeightSyncError(RunError):
     """The engines do not have the learner's weights, or are not known to have them."""
 
 
@@ -67,6 +68,8 @@ class EngineWeightSync:
         self.canary_prompt = canary_prompt
         self.temperature = temperature
         self.config = config
+        # bfloat16 engines round differently from the learner.
+        self.tolerance = config.canary_tolerance or (1e-3 if sender.dtype == "float32" else 0.1)
         self._is_open = False
 
     async def publish(self, policy_version: int) -> Mapping[str, float]:
@@ -78,10 +81,10 @@ class EngineWeightSync:
         await self._within_deadline("the learner to send its weights", self.learner.send_weights())
         await self._on_engines("resume", policy_version)
         error = await self._canary_error(policy_version)
-        if not error <= self.config.canary_tolerance:  # NaN is an error too
+        if not error <= self.tolerance:  # NaN is an error too
             raise WeightSyncError(
                 f"weights version {policy_version}: engine and learner differ by {error:.2g} in a token's log-prob "
-                f"(learner.canary_tolerance: {self.config.canary_tolerance:.2g}); the engines do not run these weights"
+                f"(learner.canary_tolerance: {self.tolerance:.2g}); the engines do not run these weights"
             )
         return {"sync/seconds": time.monotonic() - started, "sync/canary_error": error}
 

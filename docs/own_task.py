@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.assembly import assemble
+from actors import assemble
 from actors.run_folder import RunFolder
 from int_ray.config_file import load_config
 from int_ray.preflight import load_tokenizer

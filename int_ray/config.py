@@ -1,4 +1,4 @@
-"""The configuration tree. Every section is strict: an unknown key or a wrong type is an error, never a warning.
+"""The configuration tree. An unknown key or a value that does not fit its type is an error, never a warning.
 
 Values named after a table are the paper's (Table 3: RL; Tables 4 and 5: SFT; appendix E: decoding).
 """
@@ -111,12 +111,21 @@ class OptimizerConfig(Section):
     """AdamW and its schedule. Tables 3-5: learning rate 1e-6; SFT with cosine to 0.1 and warm-up 0.1."""
 
     learning_rate: PositiveFloat = 1e-6
-    lr_schedule: Literal["constant", "cosine_with_min_lr"] = "constant"
+    lr_schedule: Literal["constant", "cosine_with_min_lr"] = Field(
+        default="constant", description="The horizon of reinforce is every update that the run's iterations could make."
+    )
     min_lr_rate: float = Field(default=0.1, ge=0, le=1, description="Floor as a share of learning_rate.")
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1, description="Share of the phase's updates.")
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: PositiveFloat = 1.0
+
+
+class PatchOptimizerConfig(OptimizerConfig):
+    """The same with the schedule of Tables 4 and 5."""
+
+    lr_schedule: Literal["constant", "cosine_with_min_lr"] = "cosine_with_min_lr"
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of the phase's updates.")
 
 
 class PatchConfig(Section):
@@ -130,7 +139,7 @@ class PatchConfig(Section):
     )
     batch_size: PositiveInt = 64
     epochs: PositiveInt = 16
-    optimizer: OptimizerConfig = OptimizerConfig(lr_schedule="cosine_with_min_lr", warmup_ratio=0.1)
+    optimizer: PatchOptimizerConfig = PatchOptimizerConfig()
 
 
 class ReinforceConfig(Section):
@@ -166,8 +175,10 @@ class LearnerConfig(Section):
         default="nccl",
         description="shm: one machine, CPU; nccl: learner and engines on different GPUs; ipc: on the same GPU.",
     )
-    canary_tolerance: PositiveFloat = Field(
-        default=1e-3, description="Largest log-prob difference between engine and learner after a sync."
+    canary_tolerance: PositiveFloat | None = Field(
+        default=None,
+        description="Largest log-prob difference between engine and learner after a sync; "
+        "default: 1e-3 for model.dtype = float32, 0.1 for bfloat16.",
     )
     startup_deadline_s: PositiveFloat = 900.0
     deadline_s: PositiveFloat = Field(

@@ -103,12 +103,13 @@ def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
         ("iterations", str(config.run.iterations)),
         ("rollout engines", engines),
         ("learner ranks", f"{config.learner.num_ranks} on {config.learner.device}"),
-        ("GPUs", str(_num_gpus(config))),
+        ("GPUs", str(num_gpus(config))),
         ("weight sync", config.learner.weight_sync),
     ]
 
 
-def _num_gpus(config: Config) -> int:
+def num_gpus(config: Config) -> int:
+    """GPUs that a run needs."""
     if config.learner.device == "cpu":
         return 0
     if config.learner.weight_sync == "ipc":

@@ -59,7 +59,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError([f"{path}: not a UTF-8 text file: {error.reason} at byte {error.start}"]) from None
     if not isinstance(tree, dict):
         raise ConfigError([f"{path}: expected sections such as 'model:' at the top level"])
-    return tree
+    return {name: {} if section is None else section for name, section in tree.items()}  # 'oracle:' with nothing in it
 
 
 def _apply_overrides(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

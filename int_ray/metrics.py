@@ -35,9 +35,12 @@ class SetScore:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready; `figures` maps `pass@8` and the like to mean, low and high."""
-        figures = {f"pass@{k}": asdict(estimate) for k, estimate in self.pass_at.items()}
-        figures["unsolved"] = asdict(self.unsolved)
+        figures = {name: asdict(estimate) for name, estimate in self.figures().items()}
         return {"num_problems": self.num_problems, "figures": figures, "ungraded": self.ungraded}
+
+    def figures(self) -> dict[str, Estimate]:
+        """What a person compares: `pass@k` for every k, then `unsolved`."""
+        return {**{f"pass@{k}": estimate for k, estimate in self.pass_at.items()}, "unsolved": self.unsolved}
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

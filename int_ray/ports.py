@@ -82,8 +82,8 @@ class WeightSync(Protocol):
 class Progress(Protocol):
     """Tells a person where the run is."""
 
-    def phase(self, name: str, total: int) -> None:
-        """A new phase of `total` pieces of work begins."""
+    def phase(self, name: str, total: int | None = None) -> None:
+        """A new phase of `total` pieces of work begins; None: nobody can say how many."""
         ...
 
     def advance(self, amount: int = 1) -> None:

@@ -1,7 +1,8 @@
-"""What can be checked about model and data before Ray starts: each problem is one clear line."""
+"""What can be checked about model and data before Ray starts: each problem is one clear line, and all come at once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Head sizes of vLLM's CPU attention kernel; it dies at the first request on others.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+TRAIN = "problems.train"
+EVALUATION = "evaluate.sets."
 
 
 @dataclass(frozen=True)
@@ -30,34 +33,89 @@ class Inputs:
 
 def load_inputs(config: Config) -> Inputs:
     """Load tokenizer and problems, and check that the model can be served. Raises ConfigError."""
-    tokenizer = load_tokenizer(config.model)
-    check_architecture(config)
     mistakes: list[str] = []
-    loaded: dict[str, LoadedProblems] = {}
-    sources = {
-        "problems.train": config.problems.train,
-        **{f"evaluate.sets.{name}": source for name, source in config.evaluate.sets.items()},
-    }
+    tokenizer = _checked_model(config, mistakes)
+    loaded = _checked_problems(config, sources(config), tokenizer, mistakes)
+    if mistakes or tokenizer is None:
+        raise ConfigError(mistakes)
+    evaluation_sets = {key.removeprefix(EVALUATION): item for key, item in loaded.items() if key != TRAIN}
+    return Inputs(tokenizer, loaded[TRAIN], evaluation_sets)
+
+
+def check_local_inputs(config: Config) -> list[str]:
+    """Check what lies on this machine; returns the names that only a hub can resolve. Raises ConfigError."""
+    mistakes: list[str] = []
+    tokenizer = _checked_model(config, mistakes) if is_local(config.model.path) else None
+    local = {key: source for key, source in sources(config).items() if is_local(source)}
+    _checked_problems(config, local, tokenizer, mistakes)
+    if mistakes:
+        raise ConfigError(mistakes)
+    return [name for name in (config.model.path, *sources(config).values()) if not is_local(name)]
+
+
+def sources(config: Config) -> dict[str, str]:
+    """Config key -> file or dataset, of every source of problems."""
+    return {TRAIN: config.problems.train, **{EVALUATION + name: path for name, path in config.evaluate.sets.items()}}
+
+
+def is_local(path: str) -> bool:
+    """Whether a model path or data source means the file system rather than a hub name."""
+    return Path(path).exists() or not may_be_hub_name(path)
+
+
+def _checked_model(config: Config, mistakes: list[str]) -> PreTrainedTokenizerBase | None:
+    """The tokenizer; None, and one more mistake, if the model cannot be used."""
+    try:
+        tokenizer = load_tokenizer(config.model)
+        mistakes += _architecture_mistakes(config)
+    except ConfigError as error:
+        mistakes += error.problems
+        return None
+    return tokenizer
+
+
+def _checked_problems(
+    config: Config, wanted: Mapping[str, str], tokenizer: PreTrainedTokenizerBase | None, mistakes: list[str]
+) -> dict[str, LoadedProblems]:
+    """Every source that can be used, by its config key; the others are mistakes."""
+    room = config.model.max_length - config.rollout.max_tokens
 
     def too_long(problem: Problem) -> bool:
-        room = config.model.max_length - config.rollout.max_tokens
+        if tokenizer is None:
+            return False
         return len(encode_prompt(tokenizer, problem, config.model.chat_template_kwargs)) > room
 
-    for key, source in sources.items():
+    loaded: dict[str, LoadedProblems] = {}
+    for key, source in wanted.items():
         try:
             loaded[key] = load_problems(source, config.problems, too_long=too_long)
         except DataError as error:
             mistakes.append(f"{key}: {error}")
-    if mistakes:
-        raise ConfigError(mistakes)
-    problems = loaded.pop("problems.train")
-    return Inputs(tokenizer, problems, {key.removeprefix("evaluate.sets."): value for key, value in loaded.items()})
+    if TRAIN in loaded:
+        mistakes += _training_mistakes(config, loaded[TRAIN])
+    return loaded
+
+
+def _training_mistakes(config: Config, train: LoadedProblems) -> list[str]:
+    source, count = config.problems.train, len(train.problems)
+    mistakes = []
+    if config.rollout.batch_size > count:
+        mistakes.append(
+            f"rollout.batch_size: {config.rollout.batch_size} exceeds the {count} usable problems of {source}; lower it"
+        )
+    needs_solutions = config.schedule != "never" and config.oracle.kind == "exact"
+    if needs_solutions and not any(problem.solution for problem in train.problems):
+        mistakes.append(
+            f"problems.columns.solution: no row of {source} has a solution in column "
+            f"{config.problems.columns.solution!r}, which oracle.kind = exact compares with"
+        )
+    return mistakes
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The model's tokenizer, with a chat template. Raises ConfigError naming what is missing."""
-    if is_local(model.path) and not Path(model.path, "config.json").is_file():
-        raise ConfigError([f"model.path: {model.path} is not a model folder: it has no config.json"])
+    if is_local(model.path):
+        _check_model_folder(Path(model.path))
     from transformers import AutoTokenizer
 
     try:
@@ -73,41 +131,34 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def _check_model_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError([f"model.path: {folder} is not a model folder: it has no config.json"])
+    if not any(folder.glob("*.safetensors")):
+        raise ConfigError([f"model.path: {folder} has no *.safetensors; save the model with save_pretrained"])
+
+
 def _no_tokenizer(model: ModelConfig, reason: str) -> ConfigError:
     return ConfigError(
         [f"model.path: no tokenizer could be loaded from {model.path}; save one beside the model ({reason})"]
     )
 
 
-def check_architecture(config: Config) -> None:
-    """Head size and context length against what the engine supports. Raises ConfigError."""
+def _architecture_mistakes(config: Config) -> list[str]:
+    """Head size and context length against what the engine supports. Raises ConfigError if they cannot be read."""
     from transformers import AutoConfig
 
+    path = config.model.path
     try:
-        architecture = AutoConfig.from_pretrained(config.model.path, revision=config.model.revision)
+        architecture = AutoConfig.from_pretrained(path, revision=config.model.revision).get_text_config()
     except (OSError, ValueError) as error:
-        raise ConfigError([f"model.path: cannot read the configuration of {config.model.path}: {error}"]) from None
-    heads = architecture.num_attention_heads
-    head_size = getattr(architecture, "head_dim", None) or architecture.hidden_size // heads
+        raise ConfigError([f"model.path: cannot read the configuration of {path}: {error}"]) from None
+    head_size = getattr(architecture, "head_dim", None) or architecture.hidden_size // architecture.num_attention_heads
+    limit = getattr(architecture, "max_position_embeddings", config.model.max_length)
     mistakes = []
     if config.learner.device == "cpu" and head_size not in CPU_HEAD_SIZES:
-        mistakes.append(
-            f"model.path: {config.model.path} has attention heads of {head_size}; the CPU engine supports "
-            f"{', '.join(map(str, CPU_HEAD_SIZES))}"
-        )
-    limit = architecture.max_position_embeddings
+        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
+        mistakes.append(f"model.path: {path} has attention heads of {head_size}; the CPU engine supports {sizes}")
     if config.model.max_length > limit:
         mistakes.append(f"model.max_length: {config.model.max_length} exceeds the model's own limit of {limit}")
-    if mistakes:
-        raise ConfigError(mistakes)
-
-
-def is_local(path: str) -> bool:
-    """Whether a model path or data source means the file system rather than a hub name."""
-    return Path(path).exists() or not may_be_hub_name(path)
-
-
-def hub_names(config: Config) -> list[str]:
-    """Names that only a hub can resolve; a dry run reports them as not checked."""
-    names = [config.model.path, config.problems.train, *config.evaluate.sets.values()]
-    return [name for name in names if not is_local(name)]
+    return mistakes

@@ -21,8 +21,8 @@ class Decision(StrEnum):
 class Trigger(Protocol):
     """Decides after every iteration; its state is JSON-ready, so that a resumed run decides the same."""
 
-    def observe(self, groups: Sequence[RolloutGroup]) -> Decision:
-        """Look at one iteration's groups."""
+    def observe(self, groups: Sequence[RolloutGroup], rounds: int) -> Decision:
+        """Look at one iteration's groups; `rounds` of intervention have been made so far."""
         ...
 
     def state(self) -> dict[str, float]:
@@ -45,9 +45,8 @@ class PlateauTrigger:
         self.config = config
         self.stalled = 0  # iterations without a signal since the last one with
         self.cooldown = 0  # iterations left before another round may start
-        self.rounds = 0
 
-    def observe(self, groups: Sequence[RolloutGroup]) -> Decision:
+    def observe(self, groups: Sequence[RolloutGroup], rounds: int) -> Decision:
         """INTERVENE on a stall, at most `max_rounds` times."""
         share = self._share(groups)
         if share is not None:
@@ -55,9 +54,9 @@ class PlateauTrigger:
         if self.cooldown > 0:
             self.cooldown -= 1
             return Decision.CONTINUE
-        if self.stalled < self.config.patience or self.rounds >= self.config.max_rounds:
+        if self.stalled < self.config.patience or rounds >= self.config.max_rounds:
             return Decision.CONTINUE
-        self.stalled, self.cooldown, self.rounds = 0, self.config.cooldown, self.rounds + 1
+        self.stalled, self.cooldown = 0, self.config.cooldown
         return Decision.INTERVENE
 
     def _share(self, groups: Sequence[RolloutGroup]) -> float | None:
@@ -76,11 +75,11 @@ class PlateauTrigger:
 
     def state(self) -> dict[str, float]:
         """Counters."""
-        return {"stalled": self.stalled, "cooldown": self.cooldown, "rounds": self.rounds}
+        return {"stalled": self.stalled, "cooldown": self.cooldown}
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Take the counters of a saved state."""
-        self.stalled, self.cooldown, self.rounds = (int(state[name]) for name in ("stalled", "cooldown", "rounds"))
+        self.stalled, self.cooldown = int(state["stalled"]), int(state["cooldown"])
 
 
 class PaperTrigger:
@@ -89,7 +88,7 @@ class PaperTrigger:
     def __init__(self) -> None:
         self.collected = False
 
-    def observe(self, groups: Sequence[RolloutGroup]) -> Decision:
+    def observe(self, groups: Sequence[RolloutGroup], rounds: int) -> Decision:
         """INTERVENE at the first call."""
         decision = Decision.CONTINUE if self.collected else Decision.INTERVENE
         self.collected = True
@@ -107,7 +106,7 @@ class PaperTrigger:
 class NeverTrigger:
     """Plain RL."""
 
-    def observe(self, groups: Sequence[RolloutGroup]) -> Decision:
+    def observe(self, groups: Sequence[RolloutGroup], rounds: int) -> Decision:
         """Always CONTINUE."""
         return Decision.CONTINUE
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-EXIT_CONFIG, EXIT_RESUMABLE = 2, 75
+EXIT_FAILED, EXIT_CONFIG, EXIT_RESUMABLE = 1, 2, 75
 
 app = typer.Typer(
     add_completion=False,
@@ -42,21 +44,33 @@ def train(
 ) -> None:
     """Run InT (or plain RL: schedule=never) from a config.
 
-    Exit codes: 0 done, 2 the config or the data cannot be used, 75 interrupted and resumable.
+    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
     """
-    from int_ray.config_file import ConfigError
-
+    arguments = overrides or []
     try:
-        from launch.train import run_training
+        from int_ray.config_file import ConfigError
+        from int_ray.errors import RunError
 
-        run_training(config, overrides or [], dry_run=dry_run, resume=resume)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        raise typer.Exit(EXIT_CONFIG) from None
+        try:
+            from launch.train import run_training
+
+            run_training(config, arguments, dry_run=dry_run, resume=resume)
+        except ConfigError as error:
+            for problem in error.problems:
+                print(f"error: {problem}", file=sys.stderr)
+            raise typer.Exit(EXIT_CONFIG) from None
+        except (RunError, TimeoutError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            print(how_to_go_on(config, arguments), file=sys.stderr)
+            raise typer.Exit(EXIT_FAILED) from None
     except KeyboardInterrupt:
-        print("Interrupted. Go on with the same command and --resume auto.", file=sys.stderr)
+        print(f"Interrupted. {how_to_go_on(config, arguments)}", file=sys.stderr)
         raise typer.Exit(EXIT_RESUMABLE) from None
+
+
+def how_to_go_on(config: str, overrides: Sequence[str]) -> str:
+    """The command that resumes."""
+    return f"To go on from the last checkpoint: int-ray train {shlex.join([config, *overrides])} --resume auto"
 
 
 def main() -> None:

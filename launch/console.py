@@ -19,7 +19,7 @@ class ConsoleProgress:
         self._started = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self.seconds: dict[str, float] = {}  # phase -> time spent in it
+        self._seconds: dict[str, float] = {}  # phase -> time spent in it
         self._phase: tuple[str, float] | None = None
 
     def __enter__(self) -> ConsoleProgress:
@@ -34,9 +34,11 @@ class ConsoleProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def phase(self, name: str, total: int) -> None:
+    def phase(self, name: str, total: int | None = None) -> None:
         """Show a new phase; the previous one is over."""
         self._close_phase()
+        if self._bar is None and name not in self._seconds:
+            self.say(f"First {name}" if total is None else f"First {name} ({total})")
         self._phase = (name, time.monotonic())
         if self._bar is not None:
             if self._task is not None:
@@ -56,8 +58,13 @@ class ConsoleProgress:
     def _close_phase(self) -> None:
         if self._phase is not None:
             name, started = self._phase
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+            self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
             self._phase = None
+
+    def seconds(self) -> dict[str, float]:
+        """Time spent in each phase; ends the current one."""
+        self._close_phase()
+        return dict(self._seconds)
 
 
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:

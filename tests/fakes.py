@@ -118,7 +118,7 @@ class FakeProgress:
         self.phases: list[str] = []
         self.story: list[str] = []
 
-    def phase(self, name: str, total: int) -> None:
+    def phase(self, name: str, total: int | None = None) -> None:
         self.phases.append(name)
 
     def advance(self, amount: int = 1) -> None:

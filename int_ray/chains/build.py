@@ -78,7 +78,7 @@ def draw_hard(base: Base, name: str, chains: Iterator[Chain]) -> list[Problem]:
         candidates = [next(chains) for _ in range(CHUNK)]
         counts = base.count_right([chain.problem("candidate") for chain in candidates], HARD_ROLLOUTS)
         hard += [chain for chain, right in zip(candidates, counts, strict=True) if right == 0]
-        base.progress.update(task, completed=len(hard))
+        base.progress.update(task, completed=min(len(hard), SET_SIZE))
     return as_problems(name, hard[:SET_SIZE])
 
 

@@ -19,11 +19,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.learner import Learner, LearnerError
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.optimization import Optimization
-from int_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PatchConfig, ReinforceConfig
+from int_ray.config import (
+    LearnerConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PatchConfig,
+    PatchOptimizerConfig,
+    ReinforceConfig,
+)
 from int_ray.types import TrainingSample, Update
 from tests.factories import tiny_checkpoint
 
-SFT = OptimizerConfig(learning_rate=1e-3, lr_schedule="cosine_with_min_lr", warmup_ratio=0.2)
+SFT = PatchOptimizerConfig(learning_rate=1e-3, lr_schedule="cosine_with_min_lr", warmup_ratio=0.2)
 RL = OptimizerConfig(learning_rate=3e-4, betas=(0.9, 0.99), lr_schedule="cosine_with_min_lr")
 Weights = dict[str, torch.Tensor]
 
@@ -57,7 +64,7 @@ def samples(seed: int, count: int = 7) -> list[TrainingSample]:
 def start(config: LearnerSettings) -> Iterator[Learner]:
     learner = asyncio.run(Learner.start(config))
     yield learner
-    asyncio.run(learner.close())
+    learner.close()
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +286,7 @@ def in_process(config: LearnerSettings, folder: Path) -> Iterator[LearnerRank]:
     """A single rank without Ray, for settings of its own."""
     rank = LearnerRank(config, rank=0, init_method=f"file://{folder / 'meet'}")
     yield rank
-    rank.shutdown()
+    torch.distributed.destroy_process_group()
 
 
 def test_sequence_mean_does_not_depend_on_micro_batches(checkpoint: Path, tmp_path: Path) -> None:

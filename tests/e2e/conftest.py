@@ -17,7 +17,7 @@ from actors.learner_rank import LearnerSettings
 from actors.rollout_engine import EngineGroup
 from actors.rollout_pool import close_engines, spawn_engines
 from actors.weight_sync import EngineWeightSync, weight_sender
-from int_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PatchConfig, ReinforceConfig, RolloutConfig
+from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig, RolloutConfig
 from int_ray.types import TokenIds, TrainingSample, Update
 from tests.factories import tiny_checkpoint
 
@@ -96,7 +96,7 @@ def learner_config(num_ranks: int) -> LearnerConfig:
 async def build_pair(path: Path, num_ranks: int) -> Pair:
     """Start an engine and a learner from one checkpoint."""
     model, rollout, config = model_config(path), rollout_config(), learner_config(num_ranks)
-    patch = PatchConfig(optimizer=OptimizerConfig(learning_rate=3e-3))
+    patch = PatchConfig(optimizer=PatchOptimizerConfig(learning_rate=3e-3, lr_schedule="constant", warmup_ratio=0.0))
     settings = LearnerSettings(model, config, patch, ReinforceConfig(kl_coef=0), TEMPERATURE, 1, 0)
     (engine,), learner = await asyncio.gather(spawn_engines(model, rollout, config), Learner.start(settings))
     sender = weight_sender([engine], model, rollout, config)
@@ -123,7 +123,7 @@ def pairs(local_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
     async def close() -> None:
         for pair in built:
             await close_engines([pair.engine])
-            await pair.learner.close()
+            pair.learner.close()
 
     built = run(start())
     yield dict(zip(["tied", "untied"], built, strict=True))

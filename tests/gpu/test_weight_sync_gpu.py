@@ -17,7 +17,7 @@ from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.rollout_engine import RolloutEngine
 from actors.weight_senders import WeightSender
 from actors.weight_sync import EngineWeightSync, WeightSyncError, weight_sender
-from int_ray.config import LearnerConfig, ModelConfig, OptimizerConfig, PatchConfig, ReinforceConfig, RolloutConfig
+from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig, RolloutConfig
 from int_ray.types import Logprobs, TokenIds, TrainingSample
 from tests.factories import tiny_checkpoint
 
@@ -52,7 +52,7 @@ async def publish_twice(path: Path, backend: Literal["nccl", "ipc"]) -> list[flo
     model = ModelConfig(path=str(path), dtype="bfloat16", max_length=400)
     rollout = RolloutConfig(max_tokens=40, gpu_memory_utilization=0.3)
     learner = LearnerConfig(weight_sync=backend, canary_tolerance=0.1, deadline_s=120)
-    patch = PatchConfig(optimizer=OptimizerConfig(learning_rate=3e-3))
+    patch = PatchConfig(optimizer=PatchOptimizerConfig(learning_rate=3e-3, lr_schedule="constant", warmup_ratio=0.0))
     share = 1.0 if backend == "nccl" else 0.4
     one = OneRank(LearnerSettings(model, learner, patch, ReinforceConfig(kl_coef=0), 0.6, 1, 0), share)
     spawn: Any = ray.remote(RolloutEngine).options(num_cpus=0, num_gpus=share, max_concurrency=16)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from int_ray.chains import world
 from int_ray.chains.build import DATA, HARD_ROLLOUTS, SET_SIZE, draw_new_chains
-from int_ray.chains.compare import compare_prompt, draw_item, parse_reply
+from int_ray.chains.compare import compare_prompt, compare_reply, draw_item, parse_reply
 from int_ray.chains.pretrain import draw_solution, encode
 from int_ray.chains.sampler import count_right, sample
 from int_ray.chains.tokenizer import build_tokenizer
@@ -80,28 +80,34 @@ def test_pretraining_solutions_take_the_flawed_result() -> None:
     assert 60 < right < 140  # a chain of 2 to 6 steps meets no flawed fact with probability 0.46
 
 
-def test_targets_start_after_the_question_mark_and_stop_before_padding() -> None:
+def test_loss_weights_cover_attempts_and_responses_but_no_padding() -> None:
     tokenizer = build_tokenizer()
-    ids, targets = encode(tokenizer, [("1+2=?", "3"), ("1:4\n?\n1:5", "none")])
-    kept = [tokenizer.decode(row[row != -100]) for row in targets]
-    assert kept == ["?<|end|><|assistant|>3<|end|>", "?\n1:5<|end|><|assistant|>none<|end|>"]
-    assert torch.equal(ids[targets != -100], targets[targets != -100])
+    ids, weights = encode(tokenizer, [("1+2=?", "3"), ("1:4|5\n2:6|6", "1:4")])
+    weighted = {
+        weight: [tokenizer.decode(row[kept]) for row, kept in zip(ids, weights == weight, strict=True)]
+        for weight in (1, 10)
+    }
+    assert weighted == {1: ["", "|5|6<|end|>"], 10: ["<|assistant|>3<|end|>", "<|assistant|>1:4<|end|>"]}
 
 
-def test_compare_prompt_numbers_both_sides_and_hides_the_answer() -> None:
+def test_compare_prompt_shows_steps_side_by_side_and_hides_the_answer() -> None:
     prompt = compare_prompt("47+6=53\n\n53-9=44\n\n\\boxed{44}", ["47+6=53\n\n", "53 - 9=46\n\n", "\\boxed{46}"])
-    assert prompt == "1:47+6=53\n2:53-9=44\n?\n1:47+6=53\n2:53-9=46"
+    assert prompt == "1:47+6=53|47+6=53\n2:53-9=44|53-9=46"
+
+
+def test_compare_prompt_of_a_shorter_attempt_leaves_gaps() -> None:
+    assert compare_prompt("4+6=10\n\n10-9=1\n\n\\boxed{1}", ["4+6=10"]) == "1:4+6=10|4+6=10\n2:10-9=1|"
 
 
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
-        ("2:53-9=44", OracleReply((Proposal(2, "53-9=44"),))),
+        ("1=2:53-9=44", OracleReply((Proposal(2, "53-9=44"),))),
         (" 12:53-9=44\n", OracleReply((Proposal(12, "53-9=44"),))),
-        ("none", OracleReply(failure="no_error")),
+        ("1=2=3=", OracleReply(failure="no_error")),
         ("", OracleReply(failure="unparsable_reply")),
-        ("0:53-9=44", OracleReply(failure="unparsable_reply")),
-        ("2:53-9=44 and 3:44+1=45", OracleReply(failure="unparsable_reply")),
+        ("none", OracleReply(failure="unparsable_reply")),
+        ("1=2:53-9=44 and 3:44+1=45", OracleReply(failure="unparsable_reply")),
         ("2:\\boxed{44}", OracleReply(failure="unparsable_reply")),
     ],
 )
@@ -109,12 +115,21 @@ def test_compare_replies_are_parsed(reply: str, expected: OracleReply) -> None:
     assert parse_reply(reply) == expected
 
 
-def test_compare_items_name_the_first_difference() -> None:
+@pytest.mark.parametrize(
+    ("steps", "reply"), [(["a", "b", "c"], "1=2=3="), (["a", "x", "y"], "1=2:b"), (["x", "y", "z"], "1:a")]
+)
+def test_compare_replies_end_with_the_first_wrong_step(steps: list[str], reply: str) -> None:
+    assert compare_reply(["a", "b", "c"], steps) == reply
+
+
+def test_compare_items_hold_errors_of_all_kinds() -> None:
     rng = random.Random(0)
-    for prompt, reply in (draw_item(rng) for _ in range(200)):
-        reference, attempt = (part.split("\n") for part in prompt.split("\n?\n"))
-        different = [right for right, step in zip(reference, attempt, strict=True) if right != step]
-        assert reply == (different[0] if different else "none")
+    items = [draw_item(rng) for _ in range(200)]
+    for prompt, reply in items:
+        reference, attempt = zip(*(line.partition(":")[2].split("|") for line in prompt.split("\n")), strict=True)
+        assert reply == compare_reply(reference, attempt)
+    right = sum(":" not in reply for _, reply in items)
+    assert 40 < right < 120  # half have no slip; of these half follow the flawed facts
 
 
 def test_shipped_files_are_the_ones_that_were_built() -> None:
@@ -164,4 +179,4 @@ def test_shipped_base_solves_easy_and_fails_hard() -> None:
     for name, low, high in (("easy", 28, 32), ("hard_train", 0, 0)):
         problems = [Problem(row["id"], row["problem"], row["answer"]) for row in rows(name)[:8]]
         assert low <= sum(count_right(model, tokenizer, problems, 4)) <= high
-    assert sample(model, tokenizer, ["1:4+5=9\n2:9+2=11\n?\n1:4+5=9\n2:9+2=12"], 1) == [["2:9+2=11"]]
+    assert sample(model, tokenizer, ["1:4+5=9|4+5=9\n2:9+2=11|9+2=31"], 1) == [["1=2:9+2=11"]]

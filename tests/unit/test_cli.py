@@ -38,7 +38,10 @@ def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
 
 
 def test_dry_run_names_what_only_a_hub_can_resolve():
-    result = cli("train", "configs/standard_rl_qwen3_4b.yaml", "--dry-run", "problems.train=someone/dataset")
+    command = ["train", "configs/standard_rl_qwen3_4b.yaml", "--dry-run"]
+    result = cli(*command)
+    assert result.returncode == 2 and "problems.train: data/hard_train.jsonl" in result.stderr
+    result = cli(*command, "problems.train=someone/dataset")
     assert result.returncode == 0, result.stderr
     assert "not checked: Qwen/Qwen3-4B-Instruct-2507 is a hub name" in " ".join(result.stdout.split())
 
@@ -67,6 +70,14 @@ def test_a_run_folder_is_not_overwritten(tmp_path: Path):
     result = cli("train", "configs/quickstart.yaml", f"run.folder={tmp_path}")
     assert result.returncode == 2
     assert "already holds a run; add --resume auto" in result.stderr
+
+
+def test_a_resumed_run_keeps_what_its_state_depends_on(tmp_path: Path):
+    plan = cli("train", "configs/quickstart.yaml", "--dry-run").stdout
+    (tmp_path / "config.yaml").write_text(plan[: plan.index("Resources and batches")].strip())
+    result = cli("train", "configs/quickstart.yaml", f"run.folder={tmp_path}", "run.seed=5", "--resume", "auto")
+    assert result.returncode == 2
+    assert "error: run.seed: 5, but the run to resume has 0" in result.stderr
 
 
 def test_resuming_from_a_path_that_is_no_checkpoint(tmp_path: Path):

@@ -73,3 +73,17 @@ def test_batch_arithmetic_of_the_quickstart():
     rows = dict(batch_arithmetic(load_config(QUICKSTART)))
     assert rows["rollouts per iteration"] == "32 problems x 16 = 512"
     assert rows["GRPO updates per iteration"] == "32 / 16 = 2 at most"
+
+
+def test_one_setting_of_the_patch_optimizer_leaves_the_others_at_the_papers_values():
+    config = load_config(ROOT / "configs" / "standard_rl_qwen3_4b.yaml", ["patch.optimizer.weight_decay=0.1"])
+    assert config.patch.optimizer.lr_schedule == "cosine_with_min_lr"
+    assert (config.patch.optimizer.warmup_ratio, config.reinforce.optimizer.warmup_ratio) == (0.1, 0.0)
+
+
+def test_an_empty_section_has_its_defaults(tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(QUICKSTART.read_text() + "\nsegmentation:\n")
+    assert mistakes(path=path)[0].startswith("segmentation: unknown key")
+    path.write_text(QUICKSTART.read_text().replace("oracle:\n  kind: exact\n  attempts: 4\n", "oracle:\n"))
+    assert load_config(path).oracle.attempts == 4

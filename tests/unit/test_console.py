@@ -19,8 +19,9 @@ def test_plain_lines_where_there_is_no_terminal():
         progress.phase("sampling", 2)
         progress.advance()
         progress.say("Iteration 1/2: reward [0.5]")
-    assert out.getvalue() == "[00:00] Iteration 1/2: reward [0.5]\n"
-    assert set(progress.seconds) == {"sampling"}
+        progress.phase("sampling", 2)  # said once only
+    assert out.getvalue() == "[00:00] First sampling (2)\n[00:00] Iteration 1/2: reward [0.5]\n"
+    assert set(progress.seconds()) == {"sampling"}
 
 
 def test_a_live_line_names_the_phase_on_a_terminal():

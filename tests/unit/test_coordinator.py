@@ -171,7 +171,7 @@ def test_a_resumed_run_goes_on_where_it_stopped(tmp_path: Path):
     second = build(tmp_path, first.policy)
     assert second.run(state).iteration == 6
     assert second.weights.versions == [2]
-    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == [3, 4, 5]
+    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == [4, 5, 6]
 
 
 def test_a_resumed_run_asks_about_the_same_problems(tmp_path: Path):

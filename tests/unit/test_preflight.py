@@ -30,9 +30,11 @@ def config(folder: Path, model: Path, *, max_length: int = 128, **changes: objec
     data.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return parse_config(
         {
+            "schedule": "never",
             "model": {"path": str(model), "dtype": "float32", "max_length": max_length},
             "problems": {"train": str(data), "reward": "exact"},
-            "rollout": {"max_tokens": 64},
+            "rollout": {"max_tokens": 64, "batch_size": 1},
+            "reinforce": {"mini_batch_size": 1},
             "learner": {"device": "cpu", "weight_sync": "shm"},
             "run": {"folder": "unused"},
         }
@@ -92,6 +94,18 @@ def test_every_unusable_source_is_reported(tmp_path: Path, model: Path):
     sets = {"a": str(tmp_path / "absent.jsonl"), "b": str(tmp_path / "empty.jsonl")}
     lines = mistakes(config(tmp_path, model, evaluate={"sets": sets}))
     assert [line.split(": ")[0] for line in lines] == ["evaluate.sets.a", "evaluate.sets.b"]
+
+
+def test_data_that_the_run_cannot_use_as_configured(tmp_path: Path, model: Path):
+    lines = mistakes(config(tmp_path, model, schedule="plateau", rollout={"max_tokens": 64, "batch_size": 2}))
+    assert lines[0].startswith("rollout.batch_size: 2 exceeds the 1 usable problems")
+    assert lines[1].startswith("problems.columns.solution: no row") and "oracle.kind = exact" in lines[1]
+
+
+def test_model_and_data_mistakes_come_together(tmp_path: Path, model: Path):
+    (model / "model.safetensors").unlink()
+    lines = mistakes(config(tmp_path, model, evaluate={"sets": {"a": str(tmp_path / "absent.jsonl")}}))
+    assert "has no *.safetensors" in lines[0] and lines[1].startswith("evaluate.sets.a: ")
 
 
 def test_what_counts_as_a_hub_name(tmp_path: Path):

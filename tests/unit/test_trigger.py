@@ -10,7 +10,10 @@ HALF_STALLED = STALL[:4] + SIGNAL[:1]  # unsolved share 0.8
 
 
 def decisions(trigger: PlateauTrigger, *iterations: list) -> list[bool]:
-    return [trigger.observe(groups) is Decision.INTERVENE for groups in iterations]
+    found: list[bool] = []
+    for groups in iterations:
+        found.append(trigger.observe(groups, rounds=sum(found)) is Decision.INTERVENE)
+    return found
 
 
 def test_intervenes_after_patience_stalled_iterations_in_a_row():
@@ -56,7 +59,7 @@ def test_zero_advantage_counts_all_right_groups_too():
 def test_a_restored_trigger_decides_the_same():
     config = TriggerConfig(patience=2, cooldown=1)
     first, second = PlateauTrigger(config), PlateauTrigger(config)
-    first.observe(STALL)
+    first.observe(STALL, 0)
     second.restore(first.state())
     assert decisions(first, STALL, STALL, STALL) == decisions(second, STALL, STALL, STALL)
 
@@ -64,8 +67,8 @@ def test_a_restored_trigger_decides_the_same():
 def test_the_paper_intervenes_once_and_plain_rl_never():
     paper, never = build_trigger("paper", TriggerConfig()), build_trigger("never", TriggerConfig())
     assert isinstance(paper, PaperTrigger) and isinstance(never, NeverTrigger)
-    assert [paper.observe(SIGNAL), paper.observe(STALL)] == [Decision.INTERVENE, Decision.CONTINUE]
+    assert [paper.observe(SIGNAL, 0), paper.observe(STALL, 1)] == [Decision.INTERVENE, Decision.CONTINUE]
     resumed = PaperTrigger()
     resumed.restore(paper.state())
-    assert resumed.observe(STALL) is Decision.CONTINUE
-    assert {never.observe(STALL) for _ in range(9)} == {Decision.CONTINUE}
+    assert resumed.observe(STALL, 1) is Decision.CONTINUE
+    assert {never.observe(STALL, 0) for _ in range(9)} == {Decision.CONTINUE}

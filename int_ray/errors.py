@@ -1,0 +1,5 @@
+"""Errors that end a run."""
+
+
+class RunError(RuntimeError):
+    """The run cannot go on, through no fault of its configuration; its last checkpoint can be resumed."""
