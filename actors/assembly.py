@@ -55,14 +55,14 @@ async def assemble(
     """
     encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
     async with AsyncExitStack() as stack:
-        progress.phase("starting")
-        progress.say("Starting Ray")
+        progress.phase("starting Ray")
         await asyncio.sleep(0)  # a Ctrl-C that came during the imports ends the run here
         is_local = local_ray.connect(config.run.ray_address)
         stack.callback(local_ray.disconnect)
         if is_local:
             require_gpus(num_gpus(config))
-        progress.say("Starting the learner and the rollout engines; imports and first use take about a minute")
+        progress.phase("starting the learner and the rollout engines")
+        progress.say("Imports and the first use of everything take about a minute")
         grader = GraderPool(
             reward or config.problems.reward, config.problems.grader_workers, config.problems.grader_timeout_s
         )

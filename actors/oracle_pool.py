@@ -60,9 +60,9 @@ class OraclePool:
 
     async def ready(self) -> None:
         """Wait for the workers. Raises OracleError, for instance when a user's oracle cannot be imported there."""
-        started = asyncio.gather(*(worker.__ray_ready__.remote() for worker in self.workers))
         try:
-            await asyncio.wait_for(started, self.config.deadline_s)
+            async with asyncio.timeout(self.config.deadline_s):
+                await asyncio.gather(*(worker.__ray_ready__.remote() for worker in self.workers))
         except RayError as error:
             raise OracleError(f"an oracle worker did not start: {cause_of(error)}") from error
         except TimeoutError:

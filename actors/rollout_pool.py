@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -169,7 +169,8 @@ async def spawn_engines(
     async with AsyncExitStack() as undo:
         undo.push_async_callback(close_engines, engines)
         try:
-            await asyncio.wait_for(asyncio.gather(*(engine.start.remote() for engine in engines)), deadline)
+            async with asyncio.timeout(deadline):
+                await asyncio.gather(*(engine.start.remote() for engine in engines))
         except RayError as error:
             raise EngineDiedError(f"a rollout engine did not start: {cause_of(error)}") from error
         except TimeoutError:
@@ -181,8 +182,10 @@ async def spawn_engines(
 
 async def close_engines(engines: Sequence[ActorHandle]) -> None:
     """End the engines and vLLM's processes; one that does not answer is killed, and takes them along."""
-    answers = asyncio.gather(*(engine.close.remote() for engine in engines), return_exceptions=True)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(answers, CLOSE_DEADLINE_S)
+    answers = [asyncio.wrap_future(engine.close.remote().future()) for engine in engines]
+    await asyncio.wait(answers, timeout=CLOSE_DEADLINE_S)
+    for answer in answers:
+        if not answer.cancel():
+            answer.exception()  # whatever it was, the engine is killed next
     for engine in engines:
         ray.kill(engine)

@@ -38,7 +38,7 @@ class ConsoleProgress:
         """Show a new phase; the previous one is over."""
         self._close_phase()
         if self._bar is None and name not in self._seconds:
-            self.say(f"First {name}" if total is None else f"First {name} ({total})")
+            self.say(name[:1].upper() + name[1:] + ("" if total is None else f" ({total})"))
         self._phase = (name, time.monotonic())
         if self._bar is not None:
             if self._task is not None:

@@ -252,10 +252,10 @@ def test_late_and_dead_ranks_are_named(ray_cluster: None) -> None:
 
     ranks = [ray.remote(num_cpus=0)(StubbornRank).remote() for _ in range(2)]
     with pytest.raises(LearnerError, match="learner rank 0, 1 did not finish reinforce within 1 s"):
-        asyncio.run(Learner(ranks, deadline_s=1, placement=None).reinforce([]))
+        asyncio.run(Learner(ranks, deadline_s=1, placement=None, meeting=None).reinforce([]))
     dying = [ray.remote(num_cpus=0)(StubbornRank).remote()]
     with pytest.raises(LearnerError, match=r"a learner rank died during patch: .*"):
-        asyncio.run(Learner(dying, deadline_s=20, placement=None).patch([]))
+        asyncio.run(Learner(dying, deadline_s=20, placement=None, meeting=None).patch([]))
     for rank in ranks:
         ray.kill(rank)
 

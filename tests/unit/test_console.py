@@ -20,7 +20,7 @@ def test_plain_lines_where_there_is_no_terminal():
         progress.advance()
         progress.say("Iteration 1/2: reward [0.5]")
         progress.phase("sampling", 2)  # said once only
-    assert out.getvalue() == "[00:00] First sampling (2)\n[00:00] Iteration 1/2: reward [0.5]\n"
+    assert out.getvalue() == "[00:00] Sampling (2)\n[00:00] Iteration 1/2: reward [0.5]\n"
     assert set(progress.seconds()) == {"sampling"}
 
 
