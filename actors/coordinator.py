@@ -78,9 +78,10 @@ class Coordinator:
         return state
 
     async def apply(self, state: RunState, update: Update, metrics: dict[str, float]) -> RunState:
-        """Publish what a phase has learned; adds its numbers to `metrics`."""
+        """Publish what a phase has learned, or note why it learned nothing; adds its numbers to `metrics`."""
         metrics |= update.metrics
         if not update.changed_weights:
+            self.folder.journal.write("no_update", iteration=state.iteration, reason=update.skipped)
             return state
         state = replace(state, policy_version=state.policy_version + 1)
         metrics |= await self.publish(state)
@@ -90,7 +91,7 @@ class Coordinator:
         """Take trigger and window of a resumed run from its state and its rollout files."""
         if state.trigger:
             self.trigger.restore(state.trigger)
-        first = max(state.window_start, state.iteration - self.config.trigger.patience + 1)
+        first = max(1, state.window_start, state.iteration - self.config.trigger.patience + 1)
         problems = {problem.id: problem for problem in self.problems.train}
         for iteration in range(first, state.iteration + 1):
             self.window.add(self.folder.read_rollouts(iteration, problems))
