@@ -60,8 +60,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> t
     chats = [[{"role": "user", "content": user}, {"role": "assistant", "content": reply}] for user, reply in examples]
     texts = [str(tokenizer.apply_chat_template(chat, tokenize=False)) for chat in chats]
     batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right")
+    vocabulary = tokenizer.get_vocab()
     bars, newlines, answering = (
-        (batch.input_ids == token).cumsum(dim=1) for token in tokenizer.convert_tokens_to_ids(["|", NEWLINE, ASSISTANT])
+        (batch.input_ids == vocabulary[token]).cumsum(dim=1) for token in ("|", NEWLINE, ASSISTANT)
     )
     weights = torch.where(answering > 0, RESPONSE_WEIGHT, (bars > newlines).int())
     return batch.input_ids, weights * batch.attention_mask
