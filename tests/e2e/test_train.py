@@ -96,7 +96,7 @@ def test_the_resumed_run_finishes_with_a_stall_a_patch_and_an_evaluation(run_fol
 
 def test_the_run_folder_is_readable(run_folder: Path):
     assert "schedule: plateau" in (run_folder / "config.yaml").read_text()
-    group = json.loads((run_folder / "rollouts" / "iteration_000000.jsonl").read_text().splitlines()[0])
+    group = json.loads((run_folder / "rollouts" / "iteration_000001.jsonl").read_text().splitlines()[0])
     assert group["question"].endswith("=?") and len(group["rollouts"]) == 8
     assert group["rollouts"][0]["outcome"] in {"wrong", "correct", "unparsable", "truncated"}
     kept = [
