@@ -147,10 +147,6 @@ class RolloutEngine:
         """Version of the weights that sample now."""
         return self._policy_version
 
-    async def check(self) -> None:
-        """Sample one token: a wedged engine passes vLLM's own health check. Raises EngineDiedError."""
-        await self._sample([0], self._sampling(1, 0, 1, top_p=1.0, top_k=0))
-
     async def pause(self) -> None:
         """Stop decoding: new weights are coming."""
         await self._llm.pause_generation(mode="keep")

@@ -122,7 +122,7 @@ def test_a_dead_vllm_process_is_one_clear_error_and_closing_leaves_nothing(doome
     core = next(child for child in doomed[0].children if "EngineCore" in " ".join(child.cmdline()))
     core.send_signal(signal.SIGKILL)
     with pytest.raises(EngineDiedError, match="vLLM's engine process died"):
-        run(answer(doomed[0].engine, "check"))
+        run(answer(doomed[0].engine, "canary", PROMPT, 0))
     run(close_engines([doomed[0].engine]))
     doomed[0].assert_gone()
 
