@@ -45,8 +45,8 @@ bench: setup ## speed as ratios within one run
 gpu: setup ## the checks that need a CUDA device (skipped by name without one)
 	$(BIN)/python -m pytest tests/gpu -rs
 
-soak: setup ## the long tests
-	$(BIN)/python -m pytest -m slow
+soak: setup ## the long tests, with what they print
+	$(BIN)/python -m pytest -m slow -s
 
 rebuild-chains: setup ## rebuild the shipped laptop world: model and problem sets
 	$(BIN)/python -m int_ray.chains.build

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,7 @@ def run_training(path: str, overrides: Sequence[str], *, dry_run: bool, resume: 
     with ConsoleProgress(console) as progress:
         progress.say(f"Checking the model and the problems of {path}")
         inputs = load_inputs(config)
-        import actors.assembly  # noqa: F401 (seconds of imports, in which a Ctrl-C ends the process at once)
-
+        import_module("actors.assembly")  # seconds of imports: here, where a Ctrl-C ends the process at once
         summary = asyncio.run(_train(config, inputs, start, progress))
     show_summary(summary, console)
     console.print(f"Everything is in {config.run.folder}; try: tensorboard --logdir {config.run.folder}", markup=False)

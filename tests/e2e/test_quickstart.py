@@ -32,5 +32,6 @@ def test_interventions_free_what_plain_rl_leaves_stuck(tmp_path: Path):
         scores = summary["evaluation"][name]
         assert scores["end"]["pass@8"]["low"] > scores["base"]["pass@8"]["high"]
     _, plain_rows = train(tmp_path / "plain", "schedule=never", "evaluate.sets={}")
-    plain = [row["rollout/unsolved"] for row in plain_rows[-5:]]
-    assert sum(plain) / 5 > sum(row["rollout/unsolved"] for row in rows[-5:]) / 5 + 0.35
+    freed, plain = (sum(row["rollout/unsolved"] for row in arm[-5:]) / 5 for arm in (rows, plain_rows))
+    print(f"unsolved share of the last 5 iterations: {freed:.2f} with InT, {plain:.2f} with plain RL")
+    assert plain > freed + 0.35

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ class RecordingClient(EngineClient):
     """Keeps calls instead of making them, and reads the shared file as an engine would."""
 
     def __init__(self, num_engines: int = 1, workers: int = 1) -> None:
-        super().__init__([None] * num_engines, workers, 1.0)  # type: ignore[list-item]
+        super().__init__(cast(Any, [None] * num_engines), workers, 1.0)
         self.calls: list[tuple[str, Any]] = []
 
     def _call(self, method: str, arguments: Any = None) -> None:
