@@ -82,7 +82,7 @@ async def assemble(
             config.rollout.temperature,
             config.learner,
         )
-        ports = Ports(rollouts, oracles, learner, weights, progress)
+        ports = Ports(rollouts, grader, oracles, learner, weights, progress)
         trigger = build_trigger(config.schedule, config.trigger)
         yield Coordinator(config, problems, ports, build_round(config, tokenizer, ports), trigger, folder)
 

@@ -16,9 +16,9 @@ from int_ray.intervention_round import InterventionRound
 from int_ray.metrics import SetScore, evaluate_set, rollout_metrics
 from int_ray.ports import Ports
 from int_ray.problems import ProblemBatches
-from int_ray.samples import patch_batches, reinforce_batches
+from int_ray.samples import patch_batches, reinforce_batches, spread
 from int_ray.trigger import Decision, Trigger
-from int_ray.types import Problem, ProblemSets, Purpose, RolloutGroup, RunState, Update
+from int_ray.types import ProblemSets, Purpose, RolloutGroup, RunState, Update
 from int_ray.unsolved_window import UnsolvedWindow
 
 
@@ -37,6 +37,7 @@ class Coordinator:
         self.config = config
         self.problems = problems
         self.batches = ProblemBatches(problems.train, config.rollout.batch_size, config.run.seed)
+        self.mixed = ProblemBatches(problems.mixed, config.rollout.mixed, config.run.seed)
         self.ports = ports
         self.progress = ports.progress
         self.round = intervention_round
@@ -65,12 +66,12 @@ class Coordinator:
         started = time.monotonic()
         state = replace(state, iteration=state.iteration + 1)
         collecting = self.config.schedule == "paper" and state.iteration == 1  # Algorithm 1, line 1
-        groups = await self.sample(
-            self.problems.train if collecting else self.batches.batch(state.iteration - 1), state
-        )
+        groups, mixed = await self.sample(state, collecting=collecting)
         metrics = rollout_metrics(groups)
+        if mixed:
+            metrics["mixed/reward"] = rollout_metrics(mixed)["rollout/reward"]
         if not collecting:
-            state = await self.apply(state, await self.reinforce(groups), metrics)
+            state = await self.apply(state, await self.reinforce(spread(mixed, among=groups)), metrics)
         if self.trigger.observe(groups, state.intervention_rounds) is Decision.INTERVENE:
             state = await self.apply(*await self.intervene(state), metrics)
         state = replace(state, trigger=self.trigger.state())
@@ -96,13 +97,19 @@ class Coordinator:
         for iteration in range(first, state.iteration + 1):
             self.window.add(self.folder.read_rollouts(iteration, problems))
 
-    async def sample(self, problems: Sequence[Problem], state: RunState) -> list[RolloutGroup]:
-        """One group per problem, graded and written down."""
-        self.progress.phase("sampling", len(problems))
-        groups = await self.ports.rollouts.sample(problems, self.config.rollout.n, Purpose.TRAIN, state.iteration)
+    async def sample(self, state: RunState, *, collecting: bool) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
+        """Groups of training problems, and of the mixed-in ones; graded and written down."""
+        index = state.iteration - 1
+        problems = self.problems.train if collecting else self.batches.batch(index)
+        mixed = () if collecting else self.mixed.batch(index)
+        self.progress.phase("sampling", len(problems) + len(mixed))
+        groups = await self.ports.rollouts.sample(
+            [*problems, *mixed], self.config.rollout.n, Purpose.TRAIN, state.iteration
+        )
         self.folder.rollouts(state.iteration, groups)
-        self.window.add(groups)
-        return groups
+        trained, solvable = groups[: len(problems)], groups[len(problems) :]
+        self.window.add(trained)
+        return trained, solvable
 
     async def reinforce(self, groups: Sequence[RolloutGroup]) -> Update:
         """GRPO on the groups whose rewards differ (section 4.3, line 12)."""

@@ -13,8 +13,8 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.rollout_engine import cause_of
-from int_ray.config import OracleConfig
 from int_ray.errors import RunError
+from int_ray.oracle_config import OracleConfig
 from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply
 

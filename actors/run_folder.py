@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.journal import Journal, open_for_appending, read_json_lines
 from int_ray.intervention_round import RoundResult
+from int_ray.journal import Journal, open_for_appending, read_json_lines
 from int_ray.metrics import SetScore
 from int_ray.types import Completion, Outcome, Problem, Rollout, RolloutGroup, TestedIntervention
 

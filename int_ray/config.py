@@ -8,13 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+from int_ray.config_section import Section
+from int_ray.oracle_config import OracleConfig
 
 
 class ModelConfig(Section):
@@ -47,6 +44,11 @@ class ProblemsConfig(Section):
     """Training problems and how their answers are judged."""
 
     train: str = Field(description="JSONL or Parquet file, or the name of a Hugging Face dataset.")
+    mixed: str | None = Field(
+        default=None,
+        description="Problems that the policy can solve, read like train: rollout.mixed of them join every RL batch, "
+        "so that they stay solved. They never feed the trigger, the oracle or the stall figures.",
+    )
     split: str = Field(default="train", description="Split of a Hugging Face dataset.")
     columns: Columns = Columns()
     reward: Literal["exact", "math"] = Field(
@@ -59,7 +61,8 @@ class ProblemsConfig(Section):
 class RolloutConfig(Section):
     """Sampling. Table 3: batch 32, n 16, T 0.6, top-p 0.95 for e3-1.7B."""
 
-    batch_size: PositiveInt = Field(default=32, description="Problems per iteration.")
+    batch_size: PositiveInt = Field(default=32, description="Training problems per iteration.")
+    mixed: int = Field(default=0, ge=0, description="Problems of problems.mixed per iteration, beside batch_size.")
     n: int = Field(default=16, ge=2, description="Rollouts per problem; a group needs two to have an advantage.")
     temperature: PositiveFloat = 0.6
     top_p: float = Field(default=0.95, gt=0, le=1)
@@ -72,22 +75,6 @@ class RolloutConfig(Section):
     max_num_seqs: PositiveInt = Field(default=256, description="Sequences decoded at once per engine.")
     startup_deadline_s: PositiveFloat = 900.0
     deadline_s: PositiveFloat = Field(default=3600.0, description="Longest wait for one group's rollouts.")
-
-
-class OracleConfig(Section):
-    """Who corrects failed attempts, and how attempts are cut into steps."""
-
-    kind: Literal["exact"] = Field(default="exact", description="exact: the rule-based checker of the laptop world.")
-    attempts: PositiveInt = Field(default=4, description="Failed rollouts shown per unsolved problem.")
-    workers: PositiveInt = Field(default=1, description="Oracle processes.")
-    concurrency: PositiveInt = Field(default=16, description="Requests in flight, all workers together.")
-    deadline_s: PositiveFloat = Field(default=300.0, description="Longest wait for one reply.")
-    step_keywords: tuple[str, ...] = Field(
-        default=("wait", "maybe"), description="A step starts before each of these words."
-    )
-    step_separator: str = Field(
-        default="\n\n", description="A step ends after a blank line; also ends a last step that has none."
-    )
 
 
 class TriggerConfig(Section):
@@ -133,6 +120,9 @@ class PatchConfig(Section):
 
     continuations: PositiveInt = Field(default=32, description="K continuations that test an intervention.")
     filter: bool = Field(default=True, description="Keep only interventions with at least one right continuation.")
+    interventions: Path | None = Field(
+        default=None, description="File of `int-ray collect` to patch with before the first iteration."
+    )
     clone_prefix: bool = True
     clone_suffix: bool = Field(
         default=False, description="Also clone a successful continuation, as sampled (Table 1, + suffix)."

@@ -39,6 +39,10 @@ def _size_checks(config: Config) -> list[Check]:
             f"{rollout.max_tokens}",
         ),
         (
+            (config.problems.mixed is None) != (rollout.mixed == 0),
+            f"rollout.mixed: {rollout.mixed} problems of problems.mixed = {config.problems.mixed}; set both or neither",
+        ),
+        (
             bool(too_large_k),
             f"evaluate.k: {too_large_k} exceed evaluate.n = {config.evaluate.n}; pass@k needs n >= k",
         ),
@@ -91,10 +95,11 @@ def _schedule_checks(config: Config) -> list[Check]:
 def batch_arithmetic(config: Config) -> list[tuple[str, str]]:
     """What one iteration and one intervention round cost, as rows for a table."""
     rollout, mini = config.rollout, config.reinforce.mini_batch_size
+    problems = rollout.batch_size + rollout.mixed
     engines = f"{rollout.num_engines} x {rollout.tensor_parallel_size} device(s)"
     return [
-        ("rollouts per iteration", f"{rollout.batch_size} problems x {rollout.n} = {rollout.batch_size * rollout.n}"),
-        ("GRPO updates per iteration", f"{rollout.batch_size} / {mini} = {rollout.batch_size // mini} at most"),
+        ("rollouts per iteration", f"{problems} problems x {rollout.n} = {problems * rollout.n}"),
+        ("GRPO updates per iteration", f"{problems} / {mini} = {math.ceil(problems / mini)} at most"),
         ("samples per GRPO update", f"{mini} problems x {rollout.n} = {mini * rollout.n} at most"),
         ("longest response", f"{rollout.max_tokens} of {config.model.max_length} tokens"),
         ("attempts shown per unsolved problem", str(config.oracle.attempts)),
@@ -119,4 +124,6 @@ def num_gpus(config: Config) -> int:
 
 def reinforce_updates(config: Config) -> int:
     """Most GRPO updates of a whole run; the horizon of its learning-rate schedule."""
-    return config.run.iterations * math.ceil(config.rollout.batch_size / config.reinforce.mini_batch_size)
+    return config.run.iterations * math.ceil(
+        (config.rollout.batch_size + config.rollout.mixed) / config.reinforce.mini_batch_size
+    )

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from int_ray.config import OracleConfig, PatchConfig
+from int_ray.config import PatchConfig
 from int_ray.interventions import Encode, keep_helpful, splice_all
+from int_ray.oracle_config import OracleConfig
 from int_ray.ports import Ports
 from int_ray.segmentation import Segmenter
 from int_ray.types import Attempt, Intervention, RolloutGroup, TestedIntervention

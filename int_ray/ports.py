@@ -19,6 +19,8 @@ from int_ray.types import (
     Problem,
     Purpose,
     RolloutGroup,
+    Start,
+    TokenIds,
     Update,
     UpdateBatches,
 )
@@ -41,6 +43,22 @@ class Rollouts(Protocol):
 
     async def resume_from(self, interventions: Sequence[Intervention], n: int, round_: int) -> list[RolloutGroup]:
         """`n` continuations of each prefix + intervention; only the continuation is graded."""
+        ...
+
+
+class Policy(Protocol):
+    """What an oracle may ask of the policy itself; nothing here is trained on."""
+
+    async def continue_from(
+        self, starts: Sequence[Start], n: int, temperature: float, round_: int
+    ) -> list[RolloutGroup]:
+        """`n` graded continuations of each start, nothing masked, in order; equal starts share their prefix cache."""
+        ...
+
+    async def write(
+        self, prompts: Sequence[TokenIds], temperature: float, top_p: float, max_tokens: int, seed: int
+    ) -> list[Completion]:
+        """One ungraded response per prompt, in order."""
         ...
 
 
@@ -100,6 +118,7 @@ class Ports:
     """Everything that a coordinator works with."""
 
     rollouts: Rollouts
+    grader: Grader
     oracle: Oracle
     learner: Learner
     weights: WeightSync

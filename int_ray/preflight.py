@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Head sizes of vLLM's CPU attention kernel; it dies at the first request on others.
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 TRAIN = "problems.train"
+MIXED = "problems.mixed"
 EVALUATION = "evaluate.sets."
 
 
@@ -28,6 +29,7 @@ class Inputs:
 
     tokenizer: PreTrainedTokenizerBase
     problems: LoadedProblems
+    mixed: LoadedProblems
     evaluation_sets: dict[str, LoadedProblems]
 
 
@@ -38,8 +40,8 @@ def load_inputs(config: Config) -> Inputs:
     loaded = _checked_problems(config, sources(config), tokenizer, mistakes)
     if mistakes or tokenizer is None:
         raise ConfigError(mistakes)
-    evaluation_sets = {key.removeprefix(EVALUATION): item for key, item in loaded.items() if key != TRAIN}
-    return Inputs(tokenizer, loaded[TRAIN], evaluation_sets)
+    evaluation_sets = {key.removeprefix(EVALUATION): item for key, item in loaded.items() if key.startswith(EVALUATION)}
+    return Inputs(tokenizer, loaded[TRAIN], loaded.get(MIXED, LoadedProblems(())), evaluation_sets)
 
 
 def check_local_inputs(config: Config) -> list[str]:
@@ -55,7 +57,9 @@ def check_local_inputs(config: Config) -> list[str]:
 
 def sources(config: Config) -> dict[str, str]:
     """Config key -> file or dataset, of every source of problems."""
-    return {TRAIN: config.problems.train, **{EVALUATION + name: path for name, path in config.evaluate.sets.items()}}
+    mixed = {} if config.problems.mixed is None else {MIXED: config.problems.mixed}
+    sets = {EVALUATION + name: path for name, path in config.evaluate.sets.items()}
+    return {TRAIN: config.problems.train, **mixed, **sets}
 
 
 def is_local(path: str) -> bool:
@@ -93,6 +97,8 @@ def _checked_problems(
             mistakes.append(f"{key}: {error}")
     if TRAIN in loaded:
         mistakes += _training_mistakes(config, loaded[TRAIN])
+    if TRAIN in loaded and MIXED in loaded:
+        mistakes += _mixed_mistakes(loaded[TRAIN], loaded[MIXED])
     return loaded
 
 
@@ -110,6 +116,14 @@ def _training_mistakes(config: Config, train: LoadedProblems) -> list[str]:
             f"{config.problems.columns.solution!r}, which oracle.kind = exact compares with"
         )
     return mistakes
+
+
+def _mixed_mistakes(train: LoadedProblems, mixed: LoadedProblems) -> list[str]:
+    ids = {problem.id for problem in train.problems}
+    shared = sorted(problem.id for problem in mixed.problems if problem.id in ids)
+    if not shared:
+        return []
+    return [f"{MIXED}: {len(shared)} ids are also ids of {TRAIN} (such as {shared[0]!r}); rename them"]
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

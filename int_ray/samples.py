@@ -49,6 +49,12 @@ def _successful_suffix(tested: TestedIntervention) -> TokenIds:
     return next(right, np.array([], np.int32))
 
 
+def spread(groups: Sequence[RolloutGroup], among: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+    """All groups, the first ones evenly distributed among the others, so that every update gets its share of both."""
+    placed = [((index + 0.5) / len(part), group) for part in (groups, among) for index, group in enumerate(part)]
+    return [group for _, group in sorted(placed, key=lambda item: item[0])]
+
+
 def reinforce_batches(
     groups: Sequence[RolloutGroup], config: ReinforceConfig, max_tokens: int
 ) -> list[list[TrainingSample]]:

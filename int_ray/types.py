@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,8 @@ class Purpose(StrEnum):
 
     TRAIN = "train"
     TEST_INTERVENTION = "test_intervention"
+    EXPLORE = "explore"
+    ANSWER = "answer"  # of the policy, asked as an oracle
     EVALUATE = "evaluate"
 
 
@@ -61,6 +64,7 @@ class ProblemSets:
 
     train: Sequence[Problem]
     evaluation: Mapping[str, Sequence[Problem]] = field(default_factory=dict)
+    mixed: Sequence[Problem] = ()  # solvable ones that join every RL batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +133,15 @@ class RolloutGroup:
         return sum(rollout.reward for rollout in graded) / len(graded) if graded else 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Start:
+    """Where the policy continues: a problem's prompt and the first tokens of a response."""
+
+    problem: Problem
+    prompt_ids: TokenIds  # [P]
+    prefix_ids: TokenIds  # [S]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One reasoning step: response tokens `start:end`."""
@@ -150,11 +163,28 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Who proposed something, how it was asked and what that cost: the provenance of an intervention."""
+
+    oracle: str  # kind, as in oracle.kind
+    model: str = ""
+    prompt: str = ""  # name and version of the prompt, such as math-1
+    prompt_hash: str = ""  # of the whole prompt as sent
+    sample: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float = 0.0  # in the currency of oracle.prices; what a cached answer had cost
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
-    """One replacement step. `location` is 1-based: the step to replace."""
+    """One replacement step. `location` is 1-based: the step to replace, at the first error, before or after it."""
 
     location: int
     content: str
+    first_error: int | None = None  # 1-based, if the oracle said so
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +196,9 @@ class OracleReply:
 
     proposals: tuple[Proposal, ...] = ()
     failure: str | None = None
+    faults: tuple[str, ...] = ()  # named, counted flaws that did not spoil the reply, such as location_out_of_range
+    log: str = ""  # the oracle's verification log, for people
+    category: Literal["high", "execution"] | None = None  # kind of the error (paper, Fig. 4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,6 +209,7 @@ class Intervention:
     proposal: Proposal
     prefix_ids: TokenIds  # [S], the attempt's own tokens before the replaced step
     intervention_ids: TokenIds  # [I], the new step with the replaced step's separator
+    reply: OracleReply = OracleReply()  # the whole reply that the proposal comes from
 
     @property
     def resume_ids(self) -> TokenIds:

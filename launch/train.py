@@ -61,7 +61,7 @@ async def _train(config: Config, inputs: Inputs, start: Start, progress: Console
     _report_start(inputs, start, folder.path, progress)
     folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule)
     sets = {name: loaded.problems for name, loaded in inputs.evaluation_sets.items()}
-    problems = ProblemSets(inputs.problems.problems, sets)
+    problems = ProblemSets(inputs.problems.problems, sets, inputs.mixed.problems)
     ended = "failed"
     try:
         async with assemble(
@@ -84,7 +84,8 @@ def _report_start(inputs: Inputs, start: Start, folder: Path, progress: ConsoleP
     """Say where the run begins and what was loaded; rows that cannot be used are listed in the run folder."""
     if start.checkpoint is not None:
         progress.say(f"Going on after iteration {start.state.iteration}, from {start.checkpoint}")
-    loaded = {"train": inputs.problems, **inputs.evaluation_sets}
+    mixed = {"mixed": inputs.mixed} if inputs.mixed.problems else {}
+    loaded = {"train": inputs.problems, **mixed, **inputs.evaluation_sets}
     progress.say("Problems: " + ", ".join(f"{name} {len(item.problems)}" for name, item in loaded.items()))
     for name, item in loaded.items():
         if item.quarantined:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from int_ray.rewards import exact_match, outcome_of
 from int_ray.types import (
     Attempt,
+    Completion,
     Intervention,
     OracleReply,
     Outcome,
@@ -61,6 +63,13 @@ class FakeRollouts:
         )
         prefix = np.array([], np.int32) if prefix_ids is None else prefix_ids
         return RolloutGroup(problem, np.array([3, 4], np.int32), prefix, rollouts)
+
+
+class FakeGrader:
+    """Right if the box holds the answer; nothing boxed is unparsable."""
+
+    async def grade(self, problem: Problem, completions: Sequence[Completion]) -> list[Outcome]:
+        return [outcome_of(problem.answer, item, exact_match) for item in completions]
 
 
 class FakeOracle:

@@ -24,7 +24,7 @@ from int_ray.types import Problem
 
 DATA = Path(__file__).parent / "data"
 THREADS = 2  # another count rounds sums differently and so builds another model
-SEEDS = {"pretrain": 0, "problems": 1, "sampling": 2, "compare": 3}
+SEEDS = {"pretrain": 0, "problems": 1, "sampling": 2, "compare": 3, "easy_train": 4}
 SET_SIZE = 64
 HARD_ROLLOUTS = 128  # a problem is hard when none of so many is right
 MEASURED_ROLLOUTS = 32
@@ -83,14 +83,16 @@ def draw_hard(base: Base, name: str, chains: Iterator[Chain]) -> list[Problem]:
 
 
 def draw_sets(base: Base) -> dict[str, list[Problem]]:
-    """The three problem sets; no question appears twice."""
+    """The problem sets; no question appears twice."""
     rng = random.Random(SEEDS["problems"])
     taken: set[str] = set()
     hard, easy = draw_new_chains(rng, range(1, 3), taken), draw_new_chains(rng, range(1), taken)
+    easy_train = draw_new_chains(random.Random(SEEDS["easy_train"]), range(1), taken)
     return {
         "hard_train": draw_hard(base, "hard_train", hard),
         "hard_test": draw_hard(base, "hard_test", hard),
         "easy": as_problems("easy", [next(easy) for _ in range(SET_SIZE)]),
+        "easy_train": as_problems("easy_train", [next(easy_train) for _ in range(SET_SIZE)]),
     }
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from actors.oracle_pool import OracleError, OraclePool
-from int_ray.config import OracleConfig
+from int_ray.oracle_config import OracleConfig
 from int_ray.types import OracleReply
 from tests.factories import attempt
 from tests.fake_oracles import AsyncEcho, Echo

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from actors.checkpoint import CheckpointError, Checkpoints, verify
-from actors.journal import Journal
+from int_ray.journal import Journal
 from int_ray.types import RunState
 from tests.fakes import FakeLearner, FakePolicy
 

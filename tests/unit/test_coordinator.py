@@ -18,7 +18,7 @@ from int_ray.segmentation import Segmenter
 from int_ray.trigger import build_trigger
 from int_ray.types import ProblemSets, Purpose, RunState
 from tests.factories import problem
-from tests.fakes import FakeLearner, FakeOracle, FakePolicy, FakeProgress, FakeRollouts, FakeWeightSync
+from tests.fakes import FakeGrader, FakeLearner, FakeOracle, FakePolicy, FakeProgress, FakeRollouts, FakeWeightSync
 
 
 @dataclass
@@ -66,7 +66,7 @@ def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: bool =
     problems = [problem(index) for index in range(8)]
     rollouts, oracle, progress = FakeRollouts(policy), FakeOracle(down=oracle_down), FakeProgress()
     learner, weights = FakeLearner(policy, [item.id for item in problems]), FakeWeightSync(policy)
-    ports = Ports(rollouts, oracle, learner, weights, progress)
+    ports = Ports(rollouts, FakeGrader(), oracle, learner, weights, progress)
     segmenter = Segmenter(lambda ids: "".join(map(chr, ids)), ("wait",))
     round_ = InterventionRound(
         ports,
