@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from actors.coordinator import Coordinator
 from actors.grader_pool import GraderPool, Reward
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
-from actors.oracle_pool import OraclePool, StepOracle
+from actors.oracle_assembly import Accounts, build_oracle, build_segmenter, start_apis, start_oracle_pool
 from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
 from actors.run_folder import RunFolder
 from actors.weight_sync import EngineWeightSync, weight_sender
@@ -26,10 +27,10 @@ from int_ray.config import Config
 from int_ray.config_checks import num_gpus, reinforce_updates
 from int_ray.errors import RunError
 from int_ray.intervention_round import InterventionRound
-from int_ray.oracles import ORACLES
-from int_ray.ports import Ports, Progress
-from int_ray.prompts import decode_ids, encode_prompt, encode_text
-from int_ray.segmentation import Segmenter
+from int_ray.oracle_config import OracleKindName
+from int_ray.oracles import StepOracle
+from int_ray.ports import CollectingPorts, Oracle, Ports, Progress
+from int_ray.prompts import encode_prompt, encode_text
 from int_ray.trigger import build_trigger
 from int_ray.types import ProblemSets
 
@@ -53,63 +54,136 @@ async def assemble(
 
     `oracle` and `reward` replace what the config names. `checkpoint` holds the weights of a resumed run.
     """
-    encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
     async with AsyncExitStack() as stack:
-        progress.phase("starting Ray")
-        await asyncio.sleep(0)  # a Ctrl-C that came during the imports ends the run here
-        is_local = local_ray.connect(config.run.ray_address)
-        stack.callback(local_ray.disconnect)
-        if is_local:
-            require_gpus(num_gpus(config))
-        progress.phase("starting the learner and the rollout engines")
-        progress.say("Imports and the first use of everything take about a minute")
-        grader = GraderPool(
-            reward or config.problems.reward, config.problems.grader_workers, config.problems.grader_timeout_s
-        )
-        stack.callback(grader.close)
-        engines, learner = await start_compute(config, stack)
+        await connect_ray(config.run.ray_address, num_gpus(config), progress, stack)
+        services = await start_services(config, folder.path, progress, stack, reward=reward, oracle=oracle)
+        engines, learner = await start_compute(config, progress, stack)
         if checkpoint is not None:
             await learner.load(checkpoint)
-        oracles = OraclePool(oracle or ORACLES[config.oracle.kind](), config.oracle, progress)
-        stack.callback(oracles.close)
-        await oracles.ready()
-        rollouts = RolloutPool(engines, grader, encode, config.rollout, config.run.seed, progress)
-        weights = EngineWeightSync(
-            engines,
-            learner,
-            weight_sender(engines, config.model, config.rollout, config.learner),
-            encode(problems.train[0]),
-            config.rollout.temperature,
-            config.learner,
-        )
-        ports = Ports(rollouts, grader, oracles, learner, weights, progress)
-        trigger = build_trigger(config.schedule, config.trigger)
-        yield Coordinator(config, problems, ports, build_round(config, tokenizer, ports), trigger, folder)
+        weights = build_weight_sync(config, tokenizer, problems, engines, learner)
+        collecting = await build_collecting(config, tokenizer, engines, services, progress, stack)
+        ports = Ports(**vars(collecting), learner=learner, weights=weights)
+        yield build_coordinator(config, tokenizer, problems, ports, folder)
 
 
-async def start_compute(config: Config, stack: AsyncExitStack) -> tuple[list[ActorHandle], Learner]:
+async def connect_ray(address: str | None, gpus: int, progress: Progress, stack: AsyncExitStack) -> None:
+    """A local Ray that has so many GPUs, or the cluster that `address` or RAY_ADDRESS names."""
+    progress.phase("starting Ray")
+    await asyncio.sleep(0)  # a Ctrl-C that came during the imports ends the run here
+    is_local = local_ray.connect(address)
+    stack.callback(local_ray.disconnect)
+    if is_local:
+        require_gpus(gpus)
+
+
+@dataclass(frozen=True)
+class Services:
+    """What runs beside engines and learner, and starts before them, so that a refused key costs no minute."""
+
+    grader: GraderPool
+    accounts: Accounts
+    oracles: Mapping[OracleKindName, Oracle]  # behind APIs; they have accepted key and model
+    own_oracle: Oracle | None  # of the user's making
+
+
+async def start_services(
+    config: Config,
+    folder: Path,
+    progress: Progress,
+    stack: AsyncExitStack,
+    *,
+    reward: Reward | None = None,
+    oracle: StepOracle | None = None,
+) -> Services:
+    """Graders, and the workers that talk to APIs. Raises RunError if an API refuses key or model."""
+    problems = config.problems
+    grader = GraderPool(reward or problems.reward, problems.grader_workers, problems.grader_timeout_s)
+    stack.callback(grader.close)
+    accounts = Accounts.open(config, folder, progress, stack)
+    if oracle is not None:
+        return Services(grader, accounts, {}, await start_oracle_pool(oracle, config, progress, stack))
+    return Services(grader, accounts, await start_apis(config, accounts, progress, stack), None)
+
+
+async def build_collecting(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    engines: Sequence[ActorHandle],
+    services: Services,
+    progress: Progress,
+    stack: AsyncExitStack,
+) -> CollectingPorts:
+    """Rollouts on `engines`, and the oracle."""
+    encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
+    rollouts = RolloutPool(engines, services.grader, encode, config.rollout, config.run.seed, progress)
+    oracle = services.own_oracle or await build_oracle(
+        config, services.oracles, services.accounts, tokenizer, rollouts, progress, stack
+    )
+    return CollectingPorts(rollouts, services.grader, oracle, progress)
+
+
+def build_weight_sync(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: ProblemSets,
+    engines: Sequence[ActorHandle],
+    learner: Learner,
+) -> EngineWeightSync:
+    """Learner -> engines; the first problem is the canary."""
+    return EngineWeightSync(
+        engines,
+        learner,
+        weight_sender(engines, config.model, config.rollout, config.learner),
+        encode_prompt(tokenizer, problems.train[0], config.model.chat_template_kwargs),
+        config.rollout.temperature,
+        config.learner,
+    )
+
+
+def build_coordinator(
+    config: Config, tokenizer: PreTrainedTokenizerBase, problems: ProblemSets, ports: Ports, folder: RunFolder
+) -> Coordinator:
+    """The loop with its round and its trigger."""
+    round_ = build_round(config, tokenizer, ports)
+    return Coordinator(config, problems, ports, round_, build_trigger(config.schedule, config.trigger), folder)
+
+
+def build_round(config: Config, tokenizer: PreTrainedTokenizerBase, ports: CollectingPorts) -> InterventionRound:
+    """The intervention round with the tokenizer's steps and ids."""
+    segmenter = build_segmenter(config, tokenizer)
+    encode = partial(encode_text, tokenizer)
+    return InterventionRound(ports, segmenter, encode, config.oracle, config.patch, config.rollout.max_tokens)
+
+
+async def start_compute(config: Config, progress: Progress, stack: AsyncExitStack) -> tuple[list[ActorHandle], Learner]:
     """Engines and learner, side by side unless they share a GPU; what has started is closed with the stack."""
+    progress.phase("starting the learner and the rollout engines")
+    progress.say("Each is a process of its own with PyTorch or vLLM to import: about a minute on a laptop")
 
     async def start_learner() -> Learner:
         learner = await Learner.start(learner_settings(config))
         stack.callback(learner.close)
         return learner
 
-    async def start_engines(shared: PlacementGroup | None) -> list[ActorHandle]:
-        engines = await spawn_engines(config.model, config.rollout, config.learner, shared)
-        stack.push_async_callback(close_engines, engines)
-        return engines
-
     if config.learner.weight_sync == "ipc":
         learner = await start_learner()
-        return await start_engines(learner.placement), learner
-    both = asyncio.create_task(start_engines(None)), asyncio.create_task(start_learner())
+        return await start_engines(config, stack, learner.placement), learner
+    both = asyncio.create_task(start_engines(config, stack)), asyncio.create_task(start_learner())
     try:
         return await asyncio.gather(*both)
     finally:
         for task in both:
             task.cancel()  # nothing where it has ended
         await asyncio.wait(both)
+
+
+async def start_engines(
+    config: Config, stack: AsyncExitStack, shared: PlacementGroup | None = None
+) -> list[ActorHandle]:
+    """Rollout engines with the weights of model.path; `shared` is the learner's GPU with weight_sync: ipc."""
+    engines = await spawn_engines(config.model, config.rollout, config.learner, shared)
+    stack.push_async_callback(close_engines, engines)
+    return engines
 
 
 def require_gpus(needed: int) -> None:
@@ -133,10 +207,3 @@ def learner_settings(config: Config) -> LearnerSettings:
         reinforce_updates=reinforce_updates(config),
         seed=config.run.seed,
     )
-
-
-def build_round(config: Config, tokenizer: PreTrainedTokenizerBase, ports: Ports) -> InterventionRound:
-    """The intervention round with the tokenizer's steps and ids."""
-    segmenter = Segmenter(partial(decode_ids, tokenizer), config.oracle.step_keywords, config.model.thinking_end)
-    encode = partial(encode_text, tokenizer)
-    return InterventionRound(ports, segmenter, encode, config.oracle, config.patch, config.rollout.max_tokens)

@@ -12,7 +12,8 @@ from dataclasses import replace
 from actors.checkpoint import Checkpoints
 from actors.run_folder import RunFolder
 from int_ray.config import Config
-from int_ray.intervention_round import InterventionRound
+from int_ray.errors import Resumable
+from int_ray.intervention_round import InterventionRound, RoundResult
 from int_ray.metrics import SetScore, evaluate_set, rollout_metrics
 from int_ray.ports import Ports
 from int_ray.problems import ProblemBatches
@@ -20,6 +21,10 @@ from int_ray.samples import patch_batches, reinforce_batches, spread
 from int_ray.trigger import Decision, Trigger
 from int_ray.types import ProblemSets, Purpose, RolloutGroup, RunState, Update
 from int_ray.unsolved_window import UnsolvedWindow
+
+
+class OracleOutage(Resumable):
+    """The oracle is down or its budget is spent, and the config says to stop then."""
 
 
 class Coordinator:
@@ -43,6 +48,7 @@ class Coordinator:
         self.round = intervention_round
         self.trigger = trigger
         self.folder = folder
+        self.outage: str | None = None  # why the oracle could not be asked in the last round
         self.window = UnsolvedWindow(config.trigger.patience)
         self.checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints)
 
@@ -52,10 +58,15 @@ class Coordinator:
         await self.publish(state)
         if state.iteration == 0 or not self.folder.scores():
             await self.evaluate(state)
+        if state.iteration == 0 and self.problems.interventions:
+            state = await self.apply(*await self.patch_given(state), {})
         while not self.is_last(state):
             state = await self.iterate(state)
-            if state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
+            stops = self.outage is not None and self.config.oracle.on_outage == "stop"
+            if stops or state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
                 await self.checkpoint(state)
+            if stops:
+                raise OracleOutage(f"the oracle cannot be asked ({self.outage}) and oracle.on_outage = stop")
             if self.is_due(state) and not self.is_last(state):
                 await self.evaluate(state)
         await self.evaluate(state)
@@ -72,8 +83,11 @@ class Coordinator:
             metrics["mixed/reward"] = rollout_metrics(mixed)["rollout/reward"]
         if not collecting:
             state = await self.apply(state, await self.reinforce(spread(mixed, among=groups)), metrics)
+        before = self.trigger.state()
         if self.trigger.observe(groups, state.intervention_rounds) is Decision.INTERVENE:
             state = await self.apply(*await self.intervene(state), metrics)
+            if self.outage is not None:
+                self.trigger.restore(before)  # so that the next iteration asks again
         state = replace(state, trigger=self.trigger.state())
         self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
         return state
@@ -124,18 +138,33 @@ class Coordinator:
         unsolved = self.window.stayed_unsolved()
         if not unsolved:
             return state, Update(0, skipped="no problem stayed unsolved")
-        self.progress.say(f"Asking the oracle about {len(unsolved)} problems that stayed unsolved")
+        period = "the last iteration" if len(self.window) == 1 else f"the last {len(self.window)} iterations"
+        self.progress.say(f"{len(unsolved)} problems had no right rollout in {period}: asking the oracle about them")
         result = await self.round.run(unsolved, state.iteration)
+        self.outage = result.outage
+        if result.tested:  # an oracle that is down costs no round
+            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
+        return await self.patch(state, result)
+
+    async def patch_given(self, state: RunState) -> tuple[RunState, Update]:
+        """Clone interventions that come from a file (patch.interventions); untested ones are tested first."""
+        given = tuple(self.problems.interventions)
+        problems = {item.intervention.attempt.problem.id for item in given}
+        self.progress.say(f"Patching with {len(given)} interventions of {self.config.patch.interventions}")
+        result = await self.round.test(RoundResult(len(problems), len(given), tested=given), state.iteration)
+        return await self.patch(state, result)
+
+    async def patch(self, state: RunState, result: RoundResult) -> tuple[RunState, Update]:
+        """Clone prefix and intervention of what helps (section 4.2, line 11)."""
         self.folder.interventions(state.iteration, result)
         self.folder.journal.write("intervention_round", iteration=state.iteration, **result.metrics())
         self.progress.say(result.story())
-        if result.tested:  # an oracle that is down costs no round
-            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
         if not result.kept:
             return state, Update(0, result.metrics(), skipped="no intervention helps")
         self.progress.phase("patching")
         batches = patch_batches(result.kept, self.config.patch, self.config.run.seed + state.iteration)
         update = await self.ports.learner.patch(batches)
+        self.progress.say(f"Patched the policy with {len(result.kept)} interventions; {update.num_updates} updates")
         self.window.clear()  # what failed before the patch says nothing about the patched policy
         state = replace(state, window_start=state.iteration + 1)
         return state, replace(update, metrics={**result.metrics(), **update.metrics})
@@ -154,7 +183,8 @@ class Coordinator:
             scores[name] = evaluate_set(groups, self.config.evaluate.k, self.config.run.seed)
             self.folder.evaluation(state.iteration, name, groups, scores[name])
             figures = ", ".join(f"{figure} {value.mean:.3f}" for figure, value in scores[name].figures().items())
-            self.progress.say(f"{name} after {state.iteration} iterations: {figures}")
+            when = f"After iteration {state.iteration}" if state.iteration else "Before training"
+            self.progress.say(f"{when}, {name}: {figures}")
         return scores
 
     async def checkpoint(self, state: RunState) -> None:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.rollout_engine import cause_of
 from int_ray.errors import RunError
 from int_ray.oracle_config import OracleConfig
+from int_ray.oracles import StepOracle
 from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply
 
-
-class StepOracle(Protocol):
-    """What a user writes to bring an own oracle: one attempt in, one reply out; `propose` may be `async def`."""
-
-    def propose(self, attempt: Attempt) -> OracleReply | Awaitable[OracleReply]:
-        """Find the first wrong step that is not recovered from; propose one replacement step or say why not."""
-        ...
+START_DEADLINE_S = 180.0  # a process and the import of a client library, on a machine that starts much else
 
 
 class OracleWorker:
@@ -49,24 +45,34 @@ class OracleError(RunError):
     """The oracle cannot be run at all."""
 
 
+def spawn_workers(worker: type, config: OracleConfig, *arguments: Any) -> list[ActorHandle]:
+    """Processes that start anew when they die; what they were asked is not repeated."""
+    spawn: Any = ray.remote(worker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
+    return [spawn.remote(*arguments) for _ in range(config.workers)]
+
+
+async def first_replies(calls: Sequence[ObjectRef]) -> list[Any]:
+    """What new workers return for the first call to each. Raises OracleError if one of them does not start."""
+    try:
+        async with asyncio.timeout(START_DEADLINE_S):
+            return await asyncio.gather(*calls)
+    except RayError as error:
+        raise OracleError(f"an oracle worker did not start: {cause_of(error)}") from error
+    except TimeoutError:
+        raise OracleError(f"waited {START_DEADLINE_S:g} s for {len(calls)} oracle workers to start") from None
+
+
 class OraclePool:
     """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception."""
 
     def __init__(self, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
-        spawn: Any = ray.remote(OracleWorker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
-        self.workers: list[ActorHandle] = [spawn.remote(oracle, config.concurrency) for _ in range(config.workers)]
+        self.workers = spawn_workers(OracleWorker, config, oracle, config.concurrency)
         self.config = config
         self.progress = progress
 
     async def ready(self) -> None:
         """Wait for the workers. Raises OracleError, for instance when a user's oracle cannot be imported there."""
-        try:
-            async with asyncio.timeout(self.config.deadline_s):
-                await asyncio.gather(*(worker.__ray_ready__.remote() for worker in self.workers))
-        except RayError as error:
-            raise OracleError(f"an oracle worker did not start: {cause_of(error)}") from error
-        except TimeoutError:
-            raise OracleError(f"waited {self.config.deadline_s:g} s (oracle.deadline_s) for oracle workers") from None
+        await first_replies([worker.__ray_ready__.remote() for worker in self.workers])
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order; failures are named: timeout, worker_died, or the oracle's own."""

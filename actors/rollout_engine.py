@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -34,6 +34,18 @@ def cause_of(error: RayError) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one request is decoded."""
+
+    n: int
+    max_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0  # 0: no limit
+    seed: int = 0  # of sample 0; sample i has seed + i
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineGroup:
     """The `n` samples of one request, flat, so that a group is one message with two buffers; N tokens in all."""
@@ -53,6 +65,25 @@ class EngineGroup:
             Completion(self.token_ids[start:end], self.rollout_logprobs[start:end], text, finished, self.seed + index)
             for index, ((start, end), text, finished) in enumerate(zip(spans, self.texts, self.finished, strict=True))
         ]
+
+
+def vllm_parameters(sampling: Sampling) -> SamplingParams:
+    """The same for vLLM: whole answers as token ids, with the log-prob of each sampled token."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.n,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 class RolloutEngine:
@@ -76,51 +107,30 @@ class RolloutEngine:
         self._tokenizer = AutoTokenizer.from_pretrained(self.model.path, revision=self.model.revision)
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(*configs)))
 
-    async def sample_group(
-        self, prompt_ids: TokenIds, prefix_ids: TokenIds, n: int, seed: int, max_tokens: int
-    ) -> EngineGroup:
-        """`n` continuations of prompt + prefix of at most `max_tokens` tokens each; empty ones where there is no room.
-
-        Raises EngineDiedError.
-        """
-        room = min(max_tokens, self.model.max_length - len(prompt_ids) - len(prefix_ids))
+    async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
+        """Continuations of prompt + prefix; empty ones where the context has no room left. Raises EngineDiedError."""
+        room = min(sampling.max_tokens, self.model.max_length - len(prompt_ids) - len(prefix_ids))
         if room < 1:
-            nothing = np.zeros(n + 1, np.int64)
-            empty = np.array([], np.int32), np.array([], np.float32)
-            return EngineGroup(*empty, nothing, ("",) * n, (False,) * n, seed, self._policy_version)
-        return await self._sample(
-            [*prompt_ids.tolist(), *prefix_ids.tolist()],
-            self._sampling(n, seed, room, top_p=self.rollout.top_p, top_k=self.rollout.top_k),
-        )
+            n, nothing = sampling.n, (np.array([], np.int32), np.array([], np.float32))
+            offsets = np.zeros(n + 1, np.int64)
+            return EngineGroup(*nothing, offsets, ("",) * n, (False,) * n, sampling.seed, self._policy_version)
+        return await self._sample([*prompt_ids.tolist(), *prefix_ids.tolist()], replace(sampling, max_tokens=room))
 
     async def canary(self, prompt_ids: TokenIds, seed: int) -> EngineGroup:
         """One sample of 16 tokens at the sampling temperature with nothing masked, as the learner can recompute it."""
-        return await self._sample(prompt_ids.tolist(), self._sampling(1, seed, 16, top_p=1.0, top_k=0))
+        sampling = Sampling(n=1, max_tokens=16, temperature=self.rollout.temperature, seed=seed)
+        return await self._sample(prompt_ids.tolist(), sampling)
 
-    def _sampling(self, n: int, seed: int, max_tokens: int, *, top_p: float, top_k: int) -> SamplingParams:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            n=n,
-            seed=seed,
-            max_tokens=max_tokens,
-            temperature=self.rollout.temperature,
-            top_p=top_p,
-            top_k=top_k,
-            logprobs=0,  # of the sampled token alone
-            flat_logprobs=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-
-    async def _sample(self, token_ids: list[int], sampling: SamplingParams) -> EngineGroup:
+    async def _sample(self, token_ids: list[int], sampling: Sampling) -> EngineGroup:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         version = self._policy_version
+        parameters = vllm_parameters(sampling)
         outputs: Sequence[CompletionOutput] = ()
         try:
-            async for result in self._llm.generate({"prompt_token_ids": token_ids}, sampling, next(self._request_ids)):
+            async for result in self._llm.generate(
+                {"prompt_token_ids": token_ids}, parameters, next(self._request_ids)
+            ):
                 outputs = result.outputs
         except EngineDeadError as error:
             raise EngineDiedError("vLLM's engine process died; its log says why") from error
@@ -128,7 +138,7 @@ class RolloutEngine:
             raise RuntimeError(f"weights changed from version {version} to {self._policy_version} while sampling")
         if unexpected := {output.finish_reason for output in outputs} - {"stop", "length"}:
             raise RuntimeError(f"vLLM ended a sample for another reason than its end or its limit: {unexpected}")
-        return self._pack(outputs, sampling.seed or 0, version)
+        return self._pack(outputs, sampling.seed, version)
 
     def _pack(self, outputs: Sequence[CompletionOutput], seed: int, policy_version: int) -> EngineGroup:
         ids = [np.asarray(output.token_ids, np.int32) for output in outputs]

@@ -1,46 +1,53 @@
-"""N rollout engines behind the Rollouts port: each group to the least busy engine, graded the moment it arrives."""
+"""N rollout engines behind the ports Rollouts and Policy: each request to the least busy engine, answers graded the
+moment they arrive."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import ray
+from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.rollout_engine import EngineDiedError, EngineGroup, RolloutEngine, cause_of
+from actors.rollout_engine import EngineDiedError, EngineGroup, RolloutEngine, Sampling, cause_of
 from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
 from int_ray.ports import Grader, Progress
 from int_ray.seeds import sample_seed
-from int_ray.types import Intervention, Problem, Purpose, Rollout, RolloutGroup, TokenIds
+from int_ray.types import Completion, Intervention, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
 
 T = TypeVar("T")
 
 CLOSE_DEADLINE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GroupRequest:
-    """One group to sample: `n` responses to the prompt, all of which begin with the prefix."""
+NO_PREFIX: TokenIds = np.array([], np.int32)
 
-    problem: Problem
-    prompt_ids: TokenIds  # [P]
-    prefix_ids: TokenIds  # [S]
-    n: int
-    seed: int
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What all requests of one call share."""
+
+    sampling: Sampling  # seed and room are each request's own
+    purpose: Purpose
+    version: int  # of the policy
+    gate: asyncio.Semaphore
 
 
 class RolloutPool:
-    """Implements the Rollouts port. `encode_prompt` applies the chat template; the first failure ends a call."""
+    """Implements the ports Rollouts and Policy. `encode_prompt` applies the chat template.
+
+    The first failure ends a call, along with all that the engines still decode for it.
+    """
 
     def __init__(
         self,
@@ -57,42 +64,64 @@ class RolloutPool:
         self.config = config
         self.run_seed = run_seed
         self.progress = progress
-        self._in_flight = [0] * len(engines)  # groups
+        self._in_flight = [0] * len(engines)  # requests
 
     async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
         """`n` rollouts per problem, groups in the order of `problems`."""
-        starts = [(problem, self.encode_prompt(problem), np.array([], np.int32)) for problem in problems]
-        return await self._sample_all(starts, n, purpose, round_)
+        starts = [Start(problem, self.encode_prompt(problem), NO_PREFIX) for problem in problems]
+        return await self._sample_all(starts, self._for_training(n), purpose, round_)
 
     async def resume_from(self, interventions: Sequence[Intervention], n: int, round_: int) -> list[RolloutGroup]:
         """`n` continuations of each prefix + intervention, groups in order; only the continuation is graded."""
         starts = [
-            (intervention.attempt.problem, intervention.attempt.prompt_ids, intervention.resume_ids)
+            Start(intervention.attempt.problem, intervention.attempt.prompt_ids, intervention.resume_ids)
             for intervention in interventions
         ]
-        return await self._sample_all(starts, n, Purpose.TEST_INTERVENTION, round_)
+        return await self._sample_all(starts, self._for_training(n), Purpose.TEST_INTERVENTION, round_)
+
+    async def continue_from(
+        self, starts: Sequence[Start], n: int, temperature: float, round_: int
+    ) -> list[RolloutGroup]:
+        """`n` continuations of each start, nothing masked, groups in order; only the continuation is graded."""
+        return await self._sample_all(starts, Sampling(n, self.config.max_tokens, temperature), Purpose.EXPLORE, round_)
+
+    async def write(
+        self, prompts: Sequence[TokenIds], temperature: float, top_p: float, max_tokens: int, seed: int
+    ) -> list[Completion]:
+        """One response per prompt, in order; an empty unfinished one where the prompt leaves no room for any."""
+        call = await self._call(Sampling(1, max_tokens, temperature, top_p), Purpose.ANSWER)
+        seeds = self._seeds(call, seed, [("", prompt) for prompt in prompts])
+        answers = (
+            self._sampled(call, "write an answer", prompt, NO_PREFIX, seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        )
+        return [answer.completions()[0] for answer in await all_or_none(answers)]
+
+    def _for_training(self, n: int) -> Sampling:
+        config = self.config
+        return Sampling(n, config.max_tokens, config.temperature, config.top_p, config.top_k)
 
     async def _sample_all(
-        self, starts: Sequence[tuple[Problem, TokenIds, TokenIds]], n: int, purpose: Purpose, round_: int
+        self, starts: Sequence[Start], sampling: Sampling, purpose: Purpose, round_: int
     ) -> list[RolloutGroup]:
-        version = await self._policy_version()
+        call = await self._call(sampling, purpose)
+        seeds = self._seeds(call, round_, [(start.problem.id, start.prefix_ids) for start in starts])
+        return await all_or_none(self._group(call, start, seed) for start, seed in zip(starts, seeds, strict=True))
+
+    async def _call(self, sampling: Sampling, purpose: Purpose) -> Call:
+        # Twice what the engines decode at once: they never run dry, and none hoards what another could take.
+        gate = asyncio.Semaphore(len(self.engines) * math.ceil(2 * self.config.max_num_seqs / sampling.n))
+        return Call(sampling, purpose, await self._policy_version(), gate)
+
+    def _seeds(self, call: Call, round_: int, starts: Sequence[tuple[str, TokenIds]]) -> Iterator[int]:
+        """One seed per (problem id, first tokens), another one each time that the same is asked for again."""
         # Evaluations share their seeds, so that two of them differ by the weights alone.
-        seed_version = 0 if purpose is Purpose.EVALUATE else version
+        version = 0 if call.purpose is Purpose.EVALUATE else call.version
         asked: Counter[tuple[str, bytes]] = Counter()
-        requests = []
-        for problem, prompt_ids, prefix_ids in starts:
-            key = problem.id, prefix_ids.tobytes()
-            seed = sample_seed(self.run_seed, purpose, round_, seed_version, problem.id, prefix_ids, asked[key])
+        for problem_id, token_ids in starts:
+            key = problem_id, token_ids.tobytes()
+            yield sample_seed(self.run_seed, call.purpose, round_, version, problem_id, token_ids, asked[key])
             asked[key] += 1
-            requests.append(GroupRequest(problem, prompt_ids, prefix_ids, n, seed))
-        # Twice what the engines decode at once: they never run dry, and none hoards groups that another could take.
-        gate = asyncio.Semaphore(len(self.engines) * math.ceil(2 * self.config.max_num_seqs / n))
-        tasks = [asyncio.create_task(self._group(request, version, gate)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
 
     async def _policy_version(self) -> int:
         """The version that all engines are at."""
@@ -106,26 +135,29 @@ class RolloutPool:
             raise RuntimeError(f"rollout engines are at different policy versions {versions}: publish weights first")
         return versions[0]
 
-    async def _group(self, request: GroupRequest, version: int, gate: asyncio.Semaphore) -> RolloutGroup:
-        async with self._least_busy(gate) as index:
-            call = self.engines[index].sample_group.remote(
-                request.prompt_ids,
-                request.prefix_ids,
-                request.n,
-                request.seed,
-                self.config.max_tokens - len(request.prefix_ids),
-            )
-            what = f"sample {request.n} rollouts of problem {request.problem.id}"
-            sampled: EngineGroup = await self._answer(index, what, call)
-        if sampled.policy_version != version:
-            raise RuntimeError(f"weights changed to version {sampled.policy_version} while sampling from {version}")
+    async def _group(self, call: Call, start: Start, seed: int) -> RolloutGroup:
+        what = f"sample {call.sampling.n} rollouts of problem {start.problem.id}"
+        sampled = await self._sampled(call, what, start.prompt_ids, start.prefix_ids, seed)
         completions = sampled.completions()
-        outcomes = await self.grader.grade(request.problem, completions)
-        self.progress.advance()
+        outcomes = await self.grader.grade(start.problem, completions)
+        if call.purpose is not Purpose.EXPLORE:  # an oracle counts its attempts
+            self.progress.advance()
         rollouts = tuple(
-            Rollout(completion, outcome, version) for completion, outcome in zip(completions, outcomes, strict=True)
+            Rollout(completion, outcome, call.version)
+            for completion, outcome in zip(completions, outcomes, strict=True)
         )
-        return RolloutGroup(request.problem, request.prompt_ids, request.prefix_ids, rollouts)
+        return RolloutGroup(start.problem, start.prompt_ids, start.prefix_ids, rollouts)
+
+    async def _sampled(
+        self, call: Call, what: str, prompt_ids: TokenIds, prefix_ids: TokenIds, seed: int
+    ) -> EngineGroup:
+        sampling = replace(call.sampling, seed=seed, max_tokens=call.sampling.max_tokens - len(prefix_ids))
+        async with self._least_busy(call.gate) as index:
+            request = self.engines[index].sample_group.remote(prompt_ids, prefix_ids, sampling)
+            sampled: EngineGroup = await self._answer(index, what, request)
+        if sampled.policy_version != call.version:
+            raise RuntimeError(f"weights changed to version {sampled.policy_version} while sampling {call.version}")
+        return sampled
 
     @asynccontextmanager
     async def _least_busy(self, gate: asyncio.Semaphore) -> AsyncIterator[int]:
@@ -138,16 +170,30 @@ class RolloutPool:
             finally:
                 self._in_flight[index] -= 1
 
-    async def _answer(self, index: int, what: str, call: Awaitable[T]) -> T:
+    async def _answer(self, index: int, what: str, request: ObjectRef[T]) -> T:
         """An engine's answer. Raises EngineDiedError, TimeoutError, or RuntimeError for any other failure."""
         try:
-            return await asyncio.wait_for(call, self.config.deadline_s)
+            return await asyncio.wait_for(request, self.config.deadline_s)
         except RayError as error:
             kind = EngineDiedError if isinstance(error, RayActorError | EngineDiedError) else RuntimeError
             raise kind(f"rollout engine {index} could not {what}: {cause_of(error)}") from error
+        except asyncio.CancelledError:
+            ray.cancel(request)  # its tokens would be decoded for nobody
+            raise
         except TimeoutError:
+            ray.cancel(request)
             waited = f"{self.config.deadline_s:g} s (rollout.deadline_s)"
             raise TimeoutError(f"waited {waited} for rollout engine {index} to {what}") from None
+
+
+async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all side by side; results in order. The first failure cancels the others."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def spawn_engines(

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from int_ray.intervention_records import round_records
 from int_ray.intervention_round import RoundResult
 from int_ray.journal import Journal, open_for_appending, read_json_lines
 from int_ray.metrics import SetScore
-from int_ray.types import Completion, Outcome, Problem, Rollout, RolloutGroup, TestedIntervention
+from int_ray.rollout_records import group_record, read_group
+from int_ray.types import Problem, RolloutGroup
 
 
 class RunFolder:
@@ -56,12 +56,15 @@ class RunFolder:
         return self.path / "rollouts" / f"iteration_{iteration:06d}.jsonl"
 
     def interventions(self, iteration: int, result: RoundResult) -> None:
-        """All interventions of one round, kept or not, and why the others were refused."""
-        records = [
-            *(intervention_record(tested, kept=tested in result.kept) for tested in result.tested),
-            *({"refused": reason, "problem_id": problem_id} for problem_id, reason in result.refused),
-        ]
-        _write_lines(self.path / "interventions" / f"iteration_{iteration:06d}.jsonl", records)
+        """What became of every proposal of one round."""
+        _write_lines(self._intervention_file(iteration), round_records(result))
+
+    def read_interventions(self, iteration: int) -> list[dict[str, Any]]:
+        """The `InterventionRecord`s that `interventions` wrote."""
+        return read_json_lines(self._intervention_file(iteration))
+
+    def _intervention_file(self, iteration: int) -> Path:
+        return self.path / "interventions" / f"iteration_{iteration:06d}.jsonl"
 
     def evaluation(self, iteration: int, name: str, groups: Sequence[RolloutGroup], score: SetScore) -> None:
         """Rollouts and scores of one problem set."""
@@ -95,69 +98,20 @@ class RunFolder:
             self._board.close()
 
 
-def group_record(group: RolloutGroup) -> dict[str, Any]:
-    """A group as JSON: the texts for people, the ids for machines."""
-    return {
-        "problem_id": group.problem.id,
-        "question": group.problem.question,
-        "answer": group.problem.answer,
-        "prompt_ids": group.prompt_ids.tolist(),
-        "prefix_ids": group.prefix_ids.tolist(),
-        "rollouts": [
-            {
-                "outcome": rollout.outcome,
-                "policy_version": rollout.policy_version,
-                "seed": rollout.completion.seed,
-                "finished": rollout.completion.finished,
-                "text": rollout.completion.text,
-                "token_ids": rollout.completion.token_ids.tolist(),
-            }
-            for rollout in group.rollouts
-        ],
-    }
-
-
-def read_group(record: Mapping[str, Any], problem: Problem) -> RolloutGroup:
-    """The group that `group_record` wrote; its log-probs are NaN, for unknown."""
-    rollouts = []
-    for row in record["rollouts"]:
-        ids = np.array(row["token_ids"], np.int32)
-        unknown = np.full(len(ids), np.nan, np.float32)
-        completion = Completion(ids, unknown, row["text"], row["finished"], row["seed"])
-        rollouts.append(Rollout(completion, Outcome(row["outcome"]), row["policy_version"]))
-    prompt_ids, prefix_ids = (np.array(record[name], np.int32) for name in ("prompt_ids", "prefix_ids"))
-    return RolloutGroup(problem, prompt_ids, prefix_ids, tuple(rollouts))
-
-
-def intervention_record(tested: TestedIntervention, *, kept: bool) -> dict[str, Any]:
-    """An intervention as JSON: where it comes from, what it replaces, and how its test went."""
-    intervention, continuations = tested.intervention, tested.continuations
-    attempt, proposal = intervention.attempt, intervention.proposal
-    return {
-        "problem_id": attempt.problem.id,
-        "question": attempt.problem.question,
-        "policy_version": attempt.rollout.policy_version,
-        "attempt_seed": attempt.rollout.completion.seed,
-        "steps": [step.text for step in attempt.steps],
-        "location": proposal.location,
-        "replaced": attempt.steps[proposal.location - 1].text,
-        "content": proposal.content,
-        "intervention_tokens": len(intervention.intervention_ids),
-        "success_rate": continuations.success_rate if continuations else None,
-        "kept": kept,
-        "continuations": group_record(continuations)["rollouts"] if continuations else [],
-    }
-
-
 def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file in one step, so that a reader never sees half of it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Replace a JSON file."""
+    _replace(path, json.dumps(content, indent=1) + "\n")
 
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def _replace(path: Path, text: str) -> None:
+    """In one step, so that a reader never sees half of it, nor does a crash leave it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _open_tensorboard(folder: Path) -> Any:

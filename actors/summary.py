@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from actors.run_folder import RunFolder
+from int_ray.oracle_config import BudgetConfig
+from int_ray.oracles.spending import Ledger
+from int_ray.report.run_files import read_run
 from int_ray.types import RunState
 
 ROUND_COUNTS = ("problems", "attempts", "tested", "kept")
 
 
 def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mapping[str, float]) -> dict[str, Any]:
-    """Evaluation before and after, the last iteration, the rounds, and where the time of this process went."""
-    rows = folder.metric_rows()
-    rounds = [row for row in rows if "intervention/problems" in row]
-    counts = {f"interventions_{name}": int(sum(row[f"intervention/{name}"] for row in rounds)) for name in ROUND_COUNTS}
+    """Evaluation before and after, the last iteration, the rounds, the bill, and where this process's time went."""
+    run = read_run(folder.path)
+    rounds = run.rounds.values()
+    counts = {f"interventions_{name}": sum(getattr(event, name) for event in rounds) for name in ROUND_COUNTS}
     return {
         "run": {
             "iterations": state.iteration,
             "policy_version": state.policy_version,
             "intervention_rounds": state.intervention_rounds,
             **counts,
-            "last_reward": rows[-1]["rollout/reward"],
-            "last_unsolved": rows[-1]["rollout/unsolved"],
+            "last_reward": run.rows[-1].reward,
+            "last_unsolved": run.rows[-1].unsolved,
             "wall_time_s": round(seconds),
         },
+        "oracle": _spent(folder.path / "oracle_calls.jsonl"),
         "evaluation": _before_and_after(folder.scores()),
         "seconds": {name: round(value, 1) for name, value in phases.items()},
     }
+
+
+def _spent(path: Path) -> dict[str, Any]:
+    """What a language model as oracle has cost since the run began; nothing if none was asked."""
+    if not path.exists():
+        return {}
+    ledger = Ledger(path, BudgetConfig(), {})
+    ledger.close()
+    spend = ledger.spend
+    return {"spent": spend.story(), **spend.metrics()} if spend.calls or spend.cached else {}
 
 
 def _before_and_after(scores: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from int_ray.config import Config, OptimizerConfig
+from int_ray.oracles.spending import price_errors
 
 Check = tuple[bool, str]  # whether it is broken, and the line that says so
 
@@ -12,7 +13,7 @@ Check = tuple[bool, str]  # whether it is broken, and the line that says so
 def cross_field_errors(config: Config) -> list[str]:
     """One line per contradiction between settings; empty when they fit together."""
     checks = [*_size_checks(config), *_device_checks(config), *_schedule_checks(config)]
-    return [message for broken, message in checks if broken]
+    return [*(message for broken, message in checks if broken), *price_errors(config.oracle)]
 
 
 def _size_checks(config: Config) -> list[Check]:
@@ -119,7 +120,12 @@ def num_gpus(config: Config) -> int:
         return 0
     if config.learner.weight_sync == "ipc":
         return 1
-    return config.learner.num_ranks + config.rollout.num_engines * config.rollout.tensor_parallel_size
+    return config.learner.num_ranks + engine_gpus(config)
+
+
+def engine_gpus(config: Config) -> int:
+    """GPUs that rollout engines need where no learner is."""
+    return 0 if config.learner.device == "cpu" else config.rollout.num_engines * config.rollout.tensor_parallel_size
 
 
 def reinforce_updates(config: Config) -> int:

@@ -3,3 +3,7 @@
 
 class RunError(RuntimeError):
     """The run cannot go on, through no fault of its configuration; its last checkpoint can be resumed."""
+
+
+class Resumable(RunError):
+    """The run stopped on purpose, with a checkpoint of where it stands."""

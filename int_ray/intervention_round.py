@@ -6,27 +6,43 @@ Lines 2-10 of Algorithm 1 for every problem that stayed unsolved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from int_ray.config import PatchConfig
-from int_ray.interventions import Encode, keep_helpful, splice_all
+from int_ray.interventions import (
+    Encode,
+    Refusal,
+    Splicer,
+    best_per_attempt,
+    first_per_attempt,
+    keep_helpful,
+    refuse_duplicates,
+)
+from int_ray.leaks import refuse_leaks
 from int_ray.oracle_config import OracleConfig
-from int_ray.ports import Ports
+from int_ray.oracles.chat import OUTAGES, FaultName
+from int_ray.ports import CollectingPorts
 from int_ray.segmentation import Segmenter
-from int_ray.types import Attempt, Intervention, RolloutGroup, TestedIntervention
+from int_ray.types import Attempt, Intervention, OracleReply, RolloutGroup, TestedIntervention
 from int_ray.unsolved_window import failed_rollouts
 
+UNANSWERED = frozenset(get_args(FaultName))
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class RoundResult:
-    """What a round produced; `refused` has (problem id, named reason) of every attempt that led to nothing."""
+    """What became of every proposal of a round, and of the attempts about which there was none."""
 
     num_problems: int
     num_attempts: int
-    tested: tuple[TestedIntervention, ...] = ()
-    kept: tuple[TestedIntervention, ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()
+    tested: tuple[TestedIntervention, ...] = ()  # without continuations where nothing looks at them
+    kept: tuple[TestedIntervention, ...] = ()  # of `tested`: to train on
+    passed_over: tuple[Intervention, ...] = ()  # valid, but not the first on its attempt (select: first_valid)
+    refused: tuple[Refusal, ...] = ()
+    faults: tuple[str, ...] = ()  # flaws of replies that did not spoil them
+    outage: str | None = None  # why the oracle could not be asked about any attempt
 
     def metrics(self) -> dict[str, float]:
         """Counts for the run's metrics."""
@@ -35,18 +51,20 @@ class RoundResult:
             "intervention/attempts": self.num_attempts,
             "intervention/tested": len(self.tested),
             "intervention/kept": len(self.kept),
+            "intervention/passed_over": len(self.passed_over),
             "intervention/refused": len(self.refused),
+            "intervention/faults": len(self.faults),
         }
 
     def story(self) -> str:
         """The round in one sentence."""
-        reasons = Counter(reason for _, reason in self.refused).most_common()
-        refused = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)})" if reasons else ""
         problems = len({item.intervention.attempt.problem.id for item in self.kept})
-        return (
-            f"{self.num_attempts} attempts at {self.num_problems} problems: {len(self.tested)} interventions, "
-            f"{len(self.refused)} refused{refused}; {len(self.kept)} kept, on {problems} problems"
-        )
+        parts = [
+            f"{self.num_attempts} attempts at {self.num_problems} problems: {len(self.tested)} interventions",
+            f"{len(self.refused)} refused{_counts(refusal.reason for refusal in self.refused)}",
+            f"{len(self.faults)} flaws in replies{_counts(self.faults)}" if self.faults else "",
+        ]
+        return ", ".join(filter(None, parts)) + f"; {len(self.kept)} kept, on {problems} problems"
 
 
 class InterventionRound:
@@ -54,7 +72,7 @@ class InterventionRound:
 
     def __init__(
         self,
-        ports: Ports,
+        ports: CollectingPorts,
         segmenter: Segmenter,
         encode: Encode,
         oracle_config: OracleConfig,
@@ -63,32 +81,43 @@ class InterventionRound:
     ) -> None:
         self.ports = ports
         self.segmenter = segmenter
-        self.encode = encode
+        self.splicer = Splicer(encode, oracle_config.step_separator, oracle_config.max_step_tokens, max_tokens)
         self.oracle_config = oracle_config
         self.patch_config = patch_config
-        self.max_tokens = max_tokens
 
     async def run(self, unsolved: Sequence[RolloutGroup], round_: int) -> RoundResult:
         """Interventions for the given unsolved groups; `round_` (the iteration) enters the seeds of the tests."""
         attempts = [attempt for group in unsolved for attempt in self._attempts(group)]
         self.ports.progress.phase("asking the oracle", len(attempts))
         replies = await self.ports.oracle.intervene(attempts)
-        interventions, rejections = splice_all(
-            attempts, replies, self.encode, self.oracle_config.step_separator, self.max_tokens
-        )
-        tested = await self._test(interventions, round_)
-        silent = [
-            (attempt.problem.id, reply.failure)
-            for attempt, reply in zip(attempts, replies, strict=True)
-            if reply.failure is not None
-        ]
-        return RoundResult(
+        spliced, refused = self.splicer.splice(attempts, replies)
+        different, duplicates = refuse_duplicates(spliced)
+        valid, leaks = await refuse_leaks(different, self.ports.grader)
+        selected = first_per_attempt(valid) if self.oracle_config.select == "first_valid" else valid
+        chosen = set(selected)
+        result = RoundResult(
             num_problems=len(unsolved),
             num_attempts=len(attempts),
-            tested=tuple(tested),
-            kept=tuple(keep_helpful(tested, filter=self.patch_config.filter)),
-            refused=(*silent, *((rejection.problem_id, rejection.reason) for rejection in rejections)),
+            tested=tuple(TestedIntervention(item, None) for item in selected),
+            passed_over=tuple(item for item in valid if item not in chosen),
+            refused=(*refused, *duplicates, *leaks),
+            faults=tuple(fault for reply in replies for fault in reply.faults),
+            outage=_outage(replies),
         )
+        return await self.test(result, round_)
+
+    async def test(self, result: RoundResult, round_: int) -> RoundResult:
+        """K continuations of everything in `tested` that has none yet, unless nothing would look at them; then `kept`.
+
+        Also for interventions that come from a file instead of from `run`.
+        """
+        tested = result.tested
+        best_of = self.oracle_config.select == "best_of"
+        if best_of or self.patch_config.filter or self.patch_config.clone_suffix:
+            tested = await self._continued(tested, round_)
+        candidates = best_per_attempt(tested) if best_of else tested
+        kept = keep_helpful(candidates, filter=self.patch_config.filter)
+        return replace(result, tested=tuple(tested), kept=tuple(kept))
 
     def _attempts(self, group: RolloutGroup) -> list[Attempt]:
         """The failed rollouts of one problem that the oracle is shown, cut into steps."""
@@ -97,10 +126,23 @@ class InterventionRound:
             for rollout in failed_rollouts(group, self.oracle_config.attempts)
         ]
 
-    async def _test(self, interventions: Sequence[Intervention], round_: int) -> list[TestedIntervention]:
-        """K continuations of each; none where nothing that follows looks at them."""
-        if not (self.patch_config.filter or self.patch_config.clone_suffix):
-            return [TestedIntervention(intervention, None) for intervention in interventions]
-        self.ports.progress.phase("testing interventions", len(interventions))
-        groups = await self.ports.rollouts.resume_from(interventions, self.patch_config.continuations, round_)
-        return [TestedIntervention(*pair) for pair in zip(interventions, groups, strict=True)]
+    async def _continued(self, tested: Sequence[TestedIntervention], round_: int) -> list[TestedIntervention]:
+        """The same, those without continuations tested now."""
+        open_ = [item.intervention for item in tested if item.continuations is None]
+        self.ports.progress.phase("testing interventions", len(open_))
+        groups = iter(await self.ports.rollouts.resume_from(open_, self.patch_config.continuations, round_))
+        return [replace(item, continuations=item.continuations or next(groups)) for item in tested]
+
+
+def _outage(replies: Sequence[OracleReply]) -> str | None:
+    """Why for now nothing gets through to the oracle; None if it answered, be it with nonsense, or may answer soon."""
+    failures = [reply.failure for reply in replies]
+    if any(failure not in UNANSWERED for failure in failures):
+        return None
+    return next((failure for failure in failures if failure in OUTAGES), None)
+
+
+def _counts(names: Iterable[str]) -> str:
+    """Such as ` (2 leak, 1 duplicate)`, the most frequent first."""
+    counts = Counter(names).most_common()
+    return f" ({', '.join(f'{count} {name}' for name, count in counts)})" if counts else ""

@@ -7,7 +7,11 @@ import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Record = TypeVar("Record")
 
 
 class Journal:
@@ -44,3 +48,15 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         with suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records
+
+
+def read_records(path: Path, kind: type[Record]) -> tuple[list[Record], int]:
+    """The records of a file of JSON lines as dataclasses, and how many lines are none: torn or damaged ones."""
+    reader = TypeAdapter(kind)
+    records, unreadable = [], 0
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            records.append(reader.validate_json(line))
+        except ValidationError:
+            unreadable += bool(line.strip())
+    return records, unreadable

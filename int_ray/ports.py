@@ -114,12 +114,18 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Ports:
-    """Everything that a coordinator works with."""
+class CollectingPorts:
+    """Everything that collecting interventions works with (Algorithm 1, lines 1-10)."""
 
     rollouts: Rollouts
     grader: Grader
     oracle: Oracle
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Ports(CollectingPorts):
+    """Everything that a coordinator works with."""
+
     learner: Learner
     weights: WeightSync
-    progress: Progress

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from int_ray.config import Config, ModelConfig
 from int_ray.config_file import ConfigError
+from int_ray.given_interventions import LoadedInterventions, load_interventions
+from int_ray.oracle_checks import oracle_mistakes
 from int_ray.problems import DataError, LoadedProblems, load_problems, may_be_hub_name
 from int_ray.prompts import encode_prompt
 from int_ray.types import Problem
@@ -31,6 +33,7 @@ class Inputs:
     problems: LoadedProblems
     mixed: LoadedProblems
     evaluation_sets: dict[str, LoadedProblems]
+    interventions: LoadedInterventions
 
 
 def load_inputs(config: Config) -> Inputs:
@@ -38,10 +41,11 @@ def load_inputs(config: Config) -> Inputs:
     mistakes: list[str] = []
     tokenizer = _checked_model(config, mistakes)
     loaded = _checked_problems(config, sources(config), tokenizer, mistakes)
+    interventions = _checked_interventions(config, tokenizer, mistakes)
     if mistakes or tokenizer is None:
         raise ConfigError(mistakes)
     evaluation_sets = {key.removeprefix(EVALUATION): item for key, item in loaded.items() if key.startswith(EVALUATION)}
-    return Inputs(tokenizer, loaded[TRAIN], loaded.get(MIXED, LoadedProblems(())), evaluation_sets)
+    return Inputs(tokenizer, loaded[TRAIN], loaded.get(MIXED, LoadedProblems(())), evaluation_sets, interventions)
 
 
 def check_local_inputs(config: Config) -> list[str]:
@@ -50,6 +54,7 @@ def check_local_inputs(config: Config) -> list[str]:
     tokenizer = _checked_model(config, mistakes) if is_local(config.model.path) else None
     local = {key: source for key, source in sources(config).items() if is_local(source)}
     _checked_problems(config, local, tokenizer, mistakes)
+    _checked_interventions(config, tokenizer, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     return [name for name in (config.model.path, *sources(config).values()) if not is_local(name)]
@@ -102,6 +107,20 @@ def _checked_problems(
     return loaded
 
 
+def _checked_interventions(
+    config: Config, tokenizer: PreTrainedTokenizerBase | None, mistakes: list[str]
+) -> LoadedInterventions:
+    """Those of patch.interventions, if it is set."""
+    path = config.patch.interventions
+    if path is None or tokenizer is None:
+        return LoadedInterventions(())
+    try:
+        return load_interventions(path, tokenizer, config)
+    except ConfigError as error:
+        mistakes += error.problems
+        return LoadedInterventions(())
+
+
 def _training_mistakes(config: Config, train: LoadedProblems) -> list[str]:
     source, count = config.problems.train, len(train.problems)
     mistakes = []
@@ -109,12 +128,7 @@ def _training_mistakes(config: Config, train: LoadedProblems) -> list[str]:
         mistakes.append(
             f"rollout.batch_size: {config.rollout.batch_size} exceeds the {count} usable problems of {source}; lower it"
         )
-    needs_solutions = config.schedule != "never" and config.oracle.kind == "exact"
-    if needs_solutions and not any(problem.solution for problem in train.problems):
-        mistakes.append(
-            f"problems.columns.solution: no row of {source} has a solution in column "
-            f"{config.problems.columns.solution!r}, which oracle.kind = exact compares with"
-        )
+    mistakes += oracle_mistakes(config, train)
     return mistakes
 
 
@@ -123,7 +137,8 @@ def _mixed_mistakes(train: LoadedProblems, mixed: LoadedProblems) -> list[str]:
     shared = sorted(problem.id for problem in mixed.problems if problem.id in ids)
     if not shared:
         return []
-    return [f"{MIXED}: {len(shared)} ids are also ids of {TRAIN} (such as {shared[0]!r}); rename them"]
+    example = f"such as {shared[0]!r}"
+    return [f"{MIXED}: {len(shared)} ids are also ids of {TRAIN} ({example}); rename them, or set problems.columns.id"]
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:

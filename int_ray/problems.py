@@ -57,7 +57,7 @@ def load_problems(
 
     Rows that are no problem are quarantined, as are problems that are `too_long` for the model.
     """
-    rows = list(_numbered_rows(source, config.split))
+    rows = list(numbered_rows(source, config.split))
     if not rows:
         raise DataError(f"{source} has no rows; name a file or dataset with problems in it")
     _check_columns(source, [row for _, row in rows if isinstance(row, Mapping)], config.columns)
@@ -101,8 +101,8 @@ class ProblemBatches:
         return np.random.default_rng([self.seed, epoch]).permutation(len(self.problems)).tolist()
 
 
-def _numbered_rows(source: str, split: str) -> Iterator[tuple[int, Row | BadRow]]:
-    """Rows with their numbers from 1; what is no row is a BadRow."""
+def numbered_rows(source: str, split: str) -> Iterator[tuple[int, Row | BadRow]]:
+    """Rows of a file or dataset with their numbers from 1; what is no row is a BadRow. Raises DataError."""
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".jsonl":
         yield from _jsonl_rows(path)
@@ -179,15 +179,15 @@ def _problem_of(number: int, row: Row | BadRow, columns: Columns) -> Problem:
         raise row
     solution = row.get(columns.solution) if columns.solution else None
     return Problem(
-        id=str(number) if columns.id is None else _text(row, columns.id),
-        question=_text(row, columns.question, numbers=False),
-        answer=_text(row, columns.answer),
-        solution="" if solution is None or solution == "" else _text(row, columns.solution or "", numbers=False),
+        id=str(number) if columns.id is None else text_of(row, columns.id),
+        question=text_of(row, columns.question, numbers=False),
+        answer=text_of(row, columns.answer),
+        solution="" if solution is None or solution == "" else text_of(row, columns.solution or "", numbers=False),
     )
 
 
-def _text(row: Row, column: str, *, numbers: bool = True) -> str:
-    """A text that is not empty; numbers count as text where they are answers or ids."""
+def text_of(row: Row, column: str, *, numbers: bool = True) -> str:
+    """A text that is not empty; numbers count as text where they are answers or ids. Raises BadRow."""
     value = row.get(column)
     if numbers and not isinstance(value, bool) and (isinstance(value, int) or _is_finite_float(value)):
         return str(value)

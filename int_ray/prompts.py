@@ -12,15 +12,37 @@ from int_ray.types import Problem, TokenIds
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from int_ray.oracles.chat import Message
+
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, problem: Problem, template_kwargs: Mapping[str, bool | str | int]
 ) -> TokenIds:
     """The chat prompt that asks the bare question, up to where the policy's response starts. [P]"""
-    messages = [{"role": "user", "content": problem.question}]
+    return _encode_turns(tokenizer, [{"role": "user", "content": problem.question}], template_kwargs)
+
+
+def encode_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], template_kwargs: Mapping[str, bool | str | int]
+) -> TokenIds:
+    """A chat, up to where the policy's next answer starts. [P]
+
+    Control tokens in the messages, which quote what a policy wrote, become blanks: they would end the turn.
+    """
+    turns = []
+    for message in messages:
+        content = message.content
+        for token in tokenizer.all_special_tokens:
+            content = content.replace(token, " ")
+        turns.append({"role": message.role, "content": content})
+    return _encode_turns(tokenizer, turns, template_kwargs)
+
+
+def _encode_turns(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], template_kwargs: Mapping[str, bool | str | int]
+) -> TokenIds:
     options: dict[str, Any] = {**template_kwargs, "add_generation_prompt": True, "return_dict": False}
-    ids = tokenizer.apply_chat_template(messages, **options)
-    return np.asarray(ids, np.int32)
+    return np.asarray(tokenizer.apply_chat_template(turns, **options), np.int32)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

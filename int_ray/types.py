@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 TokenIds = NDArray[np.int32]
 Logprobs = NDArray[np.float32]
+Category = Literal["high", "execution"]  # kind of an error: of the approach, or in carrying it out (paper, Fig. 4)
 
 
 class Outcome(StrEnum):
@@ -56,15 +57,6 @@ class Problem:
     question: str
     answer: str
     solution: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ProblemSets:
-    """What a run trains on and what it is judged by."""
-
-    train: Sequence[Problem]
-    evaluation: Mapping[str, Sequence[Problem]] = field(default_factory=dict)
-    mixed: Sequence[Problem] = ()  # solvable ones that join every RL batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -198,7 +190,7 @@ class OracleReply:
     failure: str | None = None
     faults: tuple[str, ...] = ()  # named, counted flaws that did not spoil the reply, such as location_out_of_range
     log: str = ""  # the oracle's verification log, for people
-    category: Literal["high", "execution"] | None = None  # kind of the error (paper, Fig. 4)
+    category: Category | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,6 +222,16 @@ class TestedIntervention:
     def helps(self) -> bool:
         """At least one continuation reached a right answer."""
         return self.continuations is not None and self.continuations.any_solved
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSets:
+    """What a run trains on and what it is judged by."""
+
+    train: Sequence[Problem]
+    evaluation: Mapping[str, Sequence[Problem]] = field(default_factory=dict)
+    mixed: Sequence[Problem] = ()  # solvable ones that join every RL batch
+    interventions: Sequence[TestedIntervention] = ()  # from a file, to patch with before the first iteration
 
 
 @dataclass(frozen=True, slots=True, eq=False)

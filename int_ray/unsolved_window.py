@@ -14,6 +14,9 @@ class UnsolvedWindow:
     def __init__(self, length: int) -> None:
         self._iterations: deque[tuple[RolloutGroup, ...]] = deque(maxlen=length)
 
+    def __len__(self) -> int:
+        return len(self._iterations)
+
     def add(self, groups: Sequence[RolloutGroup]) -> None:
         """One more iteration; the oldest one leaves."""
         self._iterations.append(tuple(groups))

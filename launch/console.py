@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from int_ray.config import Config
+from int_ray.report.page import counted
+from int_ray.report.run_files import phase_shares
 
 
 class ConsoleProgress:
@@ -67,6 +76,22 @@ class ConsoleProgress:
         return dict(self._seconds)
 
 
+def introduce(config: Config) -> list[str]:
+    """What is about to happen, before the first wait."""
+    trigger = config.trigger
+    plans = {
+        "never": "plain RL, no interventions",
+        "paper": "the oracle is asked once, about every problem that starts unsolved; then a patch, then RL",
+        "plateau": f"RL; once at least {trigger.threshold:.0%} of the problems stay unsolved for {trigger.patience} "
+        "iterations, the oracle is asked and the policy is patched",
+    }
+    return [
+        f"{config.run.iterations} iterations of {config.rollout.batch_size} problems x {config.rollout.n} rollouts; "
+        f"everything is written to {config.run.folder}",
+        f"Schedule {config.schedule}: {plans[config.schedule]}",
+    ]
+
+
 def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final tables: evaluation before and after with intervals, then what happened in between."""
     table = Table("set", "figure", "base", "end", title="Evaluation (95% intervals over problems)")
@@ -77,11 +102,40 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     if summary["evaluation"]:
         console.print(table)
     story = Table("", "", title="The run", show_header=False)
-    for name, value in summary["run"].items():
-        story.add_row(name.replace("_", " "), f"{value:.4g}" if isinstance(value, float) else str(value))
-    for phase, seconds in sorted(summary["seconds"].items(), key=lambda item: -item[1]):
-        story.add_row(f"time {phase}", f"{seconds:.0f} s")
+    for name, value in _story(summary).items():
+        story.add_row(name, value)
     console.print(story)
+
+
+def _story(summary: Mapping[str, Any]) -> dict[str, str]:
+    run, phases, spent = summary["run"], phase_shares(summary["seconds"]), summary["oracle"].get("spent")
+    return {
+        "iterations": str(run["iterations"]),
+        "interventions": f"{run['interventions_kept']} kept of {run['interventions_tested']} tested, in "
+        f"{counted(run['intervention_rounds'], 'round')}",
+        **({"spent on the oracle": spent} if spent else {}),
+        "last iteration": f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
+        "time": f"{run['wall_time_s'] / 60:.1f} min: "
+        + ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items()),
+    }
+
+
+def what_next(path: str, overrides: Sequence[str], config: Config, report: Path) -> list[str]:
+    """Where the report is, and commands that can be pasted."""
+    folder, other = config.run.folder, "plateau" if config.schedule == "never" else "never"
+    kept = [item for item in overrides if not item.startswith(("schedule=", "run.folder="))]
+    compared = [path, *kept, f"schedule={other}", f"run.folder={folder}-{other}"]
+    purpose = "the same with interventions" if other == "plateau" else "plain RL, to compare with"
+    return [
+        f"Report: {report.resolve().as_uri()}",
+        f"Next, {purpose}: {program('int-ray')} train {shlex.join(compared)}",
+        f"All curves: {program('tensorboard')} --logdir {shlex.quote(str(folder))}",
+    ]
+
+
+def program(name: str) -> str:
+    """How a shell finds a program of this environment, active or not."""
+    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
 
 
 def _cell(figure: Mapping[str, float]) -> str:

@@ -63,11 +63,11 @@ def group(outcomes: str, *, index: int = 0, version: int = 0) -> RolloutGroup:
     return RolloutGroup(problem(index), np.array([3, 4], np.int32), np.array([], np.int32), rollouts)
 
 
-def attempt(*steps: str, index: int = 0) -> Attempt:
+def attempt(*steps: str, index: int = 0, of: Problem | None = None) -> Attempt:
     """A failed attempt whose steps are given; token ids are code points."""
     rollout = Rollout(completion("".join(steps)), Outcome.WRONG, 0)
     spans, position = [], 0
     for text in steps:
         spans.append(Step(position, position + len(text), text))
         position += len(text)
-    return Attempt(problem(index), np.array([3, 4], np.int32), rollout, tuple(spans))
+    return Attempt(of or problem(index), np.array([3, 4], np.int32), rollout, tuple(spans))

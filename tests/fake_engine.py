@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from actors.rollout_engine import EngineGroup
+from actors.rollout_engine import EngineGroup, Sampling
 from int_ray.types import TokenIds
 
 
@@ -17,24 +17,31 @@ class FakeEngine:
         self.version = version
         self.in_flight = 0
         self.most_in_flight = 0
-        self.num_groups = 0
+        self.asked: list[Sampling] = []
 
-    async def sample_group(
-        self, prompt_ids: TokenIds, prefix_ids: TokenIds, n: int, seed: int, max_tokens: int
-    ) -> EngineGroup:
-        if max_tokens > 1000:
+    async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
+        if sampling.max_tokens > 1000:
             raise ValueError("cannot decode that much\nand a second line")
         self.in_flight += 1
-        self.num_groups += 1
+        self.asked.append(sampling)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        await asyncio.sleep(float(prompt_ids[0]) / 1000)
-        self.in_flight -= 1
-        ids = np.array([len(prefix_ids), max_tokens] * n, np.int32)
+        try:
+            await asyncio.sleep(float(prompt_ids[0]) / 1000)
+        finally:
+            self.in_flight -= 1
+        n = sampling.n
+        ids = np.array([len(prefix_ids), sampling.max_tokens] * n, np.int32)
         logprobs, offsets = np.zeros(2 * n, np.float32), np.arange(0, 2 * n + 1, 2)
-        return EngineGroup(ids, logprobs, offsets, ("",) * n, (True,) * n, seed, self.version)
+        return EngineGroup(ids, logprobs, offsets, ("",) * n, (True,) * n, sampling.seed, self.version)
 
     async def policy_version(self) -> int:
         return self.version
 
     async def counts(self) -> tuple[int, int]:
-        return self.num_groups, self.most_in_flight
+        return len(self.asked), self.most_in_flight
+
+    async def requests(self) -> list[Sampling]:
+        return self.asked
+
+    async def now_in_flight(self) -> int:
+        return self.in_flight

@@ -73,15 +73,15 @@ class FakeGrader:
 
 
 class FakeOracle:
-    """Corrects step 1 of every attempt, or is down."""
+    """Corrects step 1 of every attempt, or fails by a name."""
 
-    def __init__(self, *, down: bool = False):
-        self.down = down
+    def __init__(self, *, failure: str | None = None):
+        self.failure = failure
         self.asked: list[Attempt] = []
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         self.asked.extend(attempts)
-        reply = OracleReply(failure="timeout") if self.down else OracleReply((Proposal(1, "12+5=17"),))
+        reply = OracleReply(failure=self.failure) if self.failure else OracleReply((Proposal(1, "12+5=17"),))
         return [reply for _ in attempts]
 
 

@@ -18,7 +18,7 @@ from itertools import zip_longest
 from int_ray.chains.world import MODULUS, SEPARATOR, add, draw_chain, misadd, trace
 from int_ray.types import OracleReply, Proposal
 
-_REPLY = re.compile(r"(?:\d+=)*?(?:(\d+):(\d+[+-]\d+=\d+))?")
+_REPLY = re.compile(r"(?:\d+=)*?(?:(\d{1,4}):(\d+[+-]\d+=\d+))?", re.ASCII)
 
 
 def compare_prompt(solution: str, steps: Sequence[str]) -> str:

@@ -21,11 +21,18 @@ FaultName = Literal[
     "unauthorized",  # 401, 403
     "unknown_model",  # 404
     "bad_request",  # any other 4xx
+    # Nothing was sent:
+    "circuit_open",  # too many requests failed in a row
+    "over_budget",
+    "over_problem_budget",
 ]
 RETRIED: frozenset[FaultName] = frozenset(
     {"rate_limited", "server_error", "timeout", "connection", "not_json", "empty"}
 )
 FATAL: frozenset[FaultName] = frozenset({"unauthorized", "unknown_model"})
+UNSENT: frozenset[FaultName] = frozenset({"circuit_open", "over_budget", "over_problem_budget"})
+# Replies with these failures mean that, for now, the oracle cannot be asked about anything (oracle.on_outage).
+OUTAGES: frozenset[FaultName] = frozenset({*FATAL, "circuit_open", "over_budget"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import pytest
 from actors import local_ray
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
-from actors.rollout_engine import EngineGroup
+from actors.rollout_engine import EngineGroup, Sampling
 from actors.rollout_pool import close_engines, spawn_engines
 from actors.weight_sync import EngineWeightSync, weight_sender
 from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig, RolloutConfig
@@ -69,6 +69,11 @@ def random_batches(seed: int) -> list[list[TrainingSample]]:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run to the end."""
     return asyncio.run(coroutine)
+
+
+def sampling(n: int, seed: int, max_tokens: int) -> Sampling:
+    """Nothing masked."""
+    return Sampling(n, max_tokens, TEMPERATURE, seed=seed)
 
 
 async def answer(engine: Any, method: str, *arguments: object) -> Any:

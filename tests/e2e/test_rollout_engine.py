@@ -26,13 +26,14 @@ from tests.e2e.conftest import (
     model_config,
     rollout_config,
     run,
+    sampling,
 )
 
 END = 1  # the end token of the chains tokenizer
 
 
 def sample(pair: Pair, *, seed: int = 7, n: int = 4, prefix: TokenIds = NO_PREFIX, max_tokens: int = 20) -> EngineGroup:
-    return pair.call("sample_group", PROMPT, prefix, n, seed, max_tokens)
+    return pair.call("sample_group", PROMPT, prefix, sampling(n, seed, max_tokens))
 
 
 def assert_same(first: EngineGroup, second: EngineGroup) -> None:
@@ -47,8 +48,11 @@ def test_same_seed_gives_the_same_samples_and_another_seed_others(tied: Pair):
 
 def test_samples_do_not_depend_on_what_else_is_decoded(tied: Pair):
     async def in_company() -> EngineGroup:
-        others = [answer(tied.engine, "sample_group", LONG_PROMPT[: 9 * i], NO_PREFIX, 3, i, 30) for i in range(1, 20)]
-        wanted = answer(tied.engine, "sample_group", PROMPT, NO_PREFIX, 4, 7, 20)
+        others = [
+            answer(tied.engine, "sample_group", LONG_PROMPT[: 9 * i], NO_PREFIX, sampling(3, i, 30))
+            for i in range(1, 20)
+        ]
+        wanted = answer(tied.engine, "sample_group", PROMPT, NO_PREFIX, sampling(4, 7, 20))
         return (await asyncio.gather(*others[:10], wanted, *others[10:]))[10]
 
     assert_same(run(in_company()), sample(tied))
@@ -63,7 +67,7 @@ def test_sample_i_is_the_single_sample_of_seed_plus_i(tied: Pair):
 
 def test_resuming_from_a_prefix_is_continuing_its_ids(tied: Pair):
     prefix = sample(tied, n=1).token_ids[:6]
-    joined = tied.call("sample_group", np.concatenate([PROMPT, prefix]), NO_PREFIX, 4, 7, 20)
+    joined = tied.call("sample_group", np.concatenate([PROMPT, prefix]), NO_PREFIX, sampling(4, 7, 20))
     assert_same(sample(tied, prefix=prefix), joined)
 
 
@@ -114,7 +118,7 @@ def doomed(tied: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
 
 
 def test_a_checkpoint_of_the_learner_starts_an_engine_with_its_logprobs(doomed: list[Doomed], tied: Pair):
-    group = run(answer(doomed[0].engine, "sample_group", PROMPT, NO_PREFIX, 8, 3, 30))
+    group = run(answer(doomed[0].engine, "sample_group", PROMPT, NO_PREFIX, sampling(8, 3, 30)))
     assert tied.error(PROMPT, group) <= 1e-3
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from actors.weight_senders import SharedMemorySender
 from actors.weight_sync import EngineWeightSync, WeightSyncError
-from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, Pair, random_batches, run
+from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, Pair, random_batches, run, sampling
 from tests.e2e.corrupting_sender import CorruptingSender
 
 ERROR = 1e-3  # fp32
@@ -22,11 +22,11 @@ def sync(pair: Pair, version: int) -> dict[str, float]:
 @pytest.mark.parametrize("prompt", [PROMPT, LONG_PROMPT], ids=["short", "cached"])
 def test_every_sync_brings_the_weights_that_the_learner_has(pair: Pair, prompt: np.ndarray):
     for version in (1, 2):
-        before = pair.call("sample_group", prompt, NO_PREFIX, 8, 3, 30)
+        before = pair.call("sample_group", prompt, NO_PREFIX, sampling(8, 3, 30))
         pair.change_weights(seed=version)
         assert pair.error(prompt, before) > 10 * ERROR  # the weights did change
         metrics = sync(pair, version)
-        after = pair.call("sample_group", prompt, NO_PREFIX, 8, 3, 30)
+        after = pair.call("sample_group", prompt, NO_PREFIX, sampling(8, 3, 30))
         assert after.policy_version == version
         assert pair.error(prompt, after) <= ERROR
         assert metrics["sync/canary_error"] <= ERROR and metrics["sync/seconds"] < 30
@@ -61,7 +61,7 @@ def test_weights_that_change_before_the_canary_are_a_weight_sync_error(tied: Pai
 
 def test_the_next_sync_after_a_broken_one_is_right_again(tied: Pair):
     run(EngineWeightSync(tied.sync.engines, tied.learner, new_sender(tied), PROMPT, 0.6, tied.sync.config).publish(11))
-    group = tied.call("sample_group", PROMPT, NO_PREFIX, 8, 3, 30)
+    group = tied.call("sample_group", PROMPT, NO_PREFIX, sampling(8, 3, 30))
     assert tied.error(PROMPT, group) <= ERROR
 
 

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import io
+import shlex
+import shutil
 from pathlib import Path
 
 from rich.console import Console
 
 from actors.run_folder import RunFolder
 from actors.summary import summarise
+from int_ray.config_file import load_config
 from int_ray.metrics import evaluate_set
+from int_ray.oracle_config import BudgetConfig, Price
+from int_ray.oracles.chat import Answer
+from int_ray.oracles.spending import Call, Ledger
 from int_ray.types import RunState
-from launch.console import ConsoleProgress, show_summary
+from launch.console import ConsoleProgress, introduce, show_summary, what_next
 from tests.factories import group
 
 
@@ -37,15 +44,60 @@ def test_the_summary_compares_the_first_evaluation_with_the_last(tmp_path: Path)
     for iteration, outcomes in ((0, "wwww"), (2, "cwww"), (4, "cccc")):
         folder.evaluation(iteration, "hard", [], evaluate_set([group(outcomes)], (1, 2), 0))
     for iteration in (1, 2, 3, 4):
-        folder.metrics(iteration, {"rollout/reward": iteration / 4, "rollout/unsolved": 0.0})
-    folder.metrics(2, {"rollout/reward": 0.5, "rollout/unsolved": 0.0, "intervention/problems": 3.0} | COUNTS)
-    summary = summarise(folder, RunState(4, 2, 1), 10.0, {"sampling": 4.0})
+        shares = {"rollout/reward": iteration / 4, "rollout/unsolved": 0.0, "rollout/zero_advantage": 0.0}
+        folder.metrics(iteration, shares)
+    for iteration in (2, 3):
+        folder.journal.write("intervention_round", iteration=iteration, **COUNTS)
+    summary = summarise(folder, RunState(4, 2, 2), 10.0, {"sampling": 4.0})
     assert summary["evaluation"]["hard"]["base"]["pass@1"]["mean"] == 0.0
     assert summary["evaluation"]["hard"]["end"]["pass@1"]["mean"] == 1.0
-    assert summary["run"]["interventions_kept"] == 2 and summary["run"]["last_reward"] == 1.0
+    assert summary["run"]["interventions_kept"] == 4 and summary["run"]["last_reward"] == 1.0
     out = io.StringIO()
     show_summary(summary, Console(file=out, width=100))
     assert "pass@2" in out.getvalue() and "1.000 [1.000, 1.000]" in out.getvalue()
+    assert "sampling 100%" in out.getvalue() and "4 kept of 10 tested, in 2 rounds" in out.getvalue()
+    assert "spent" not in out.getvalue() and summary["oracle"] == {}
 
 
-COUNTS = {"intervention/attempts": 6.0, "intervention/tested": 5.0, "intervention/kept": 2.0}
+def test_the_summary_says_what_the_oracle_has_cost(tmp_path: Path):
+    folder = RunFolder(tmp_path, tensorboard=False)
+    folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
+    ledger = Ledger(tmp_path / "oracle_calls.jsonl", BudgetConfig(), {"m": Price(input=1.0, output=0.0)})
+    call = asyncio.run(ledger.reserve(Call("openai", "m", "p1", "key")))
+    assert isinstance(call, Call)
+    ledger.start(call)
+    ledger.end(call, Answer("text", input_tokens=500_000, output_tokens=7))
+    ledger.close()
+    summary = summarise(folder, RunState(1), 10.0, {})
+    assert summary["oracle"]["oracle/calls"] == 1 and summary["oracle"]["oracle/cost"] == 0.5
+    out = io.StringIO()
+    show_summary(summary, Console(file=out, width=200))
+    assert "1 calls, 500,000 tokens read, 7 written; cost 0.500" in out.getvalue()
+
+
+COUNTS = {"intervention/problems": 3, "intervention/attempts": 6, "intervention/tested": 5, "intervention/kept": 2}
+
+
+def test_the_first_lines_say_what_is_about_to_happen():
+    first, second = introduce(load_config("configs/quickstart.yaml", ["run.folder=runs/x"]))
+    assert "32 problems x 16 rollouts" in first and "runs/x" in first
+    assert "80% of the problems stay unsolved for 3 iterations" in second
+    assert "no interventions" in introduce(load_config("configs/quickstart.yaml", ["schedule=never"]))[1]
+
+
+def test_the_last_lines_can_be_pasted(tmp_path: Path):
+    overrides = ["run.seed=1", "evaluate.k=[1, 4]", f"run.folder={tmp_path}/my run"]
+    config = load_config("configs/quickstart.yaml", overrides)
+    report, compare, curves = what_next("configs/quickstart.yaml", overrides, config, tmp_path / "my run/report.html")
+    assert report.endswith("/my%20run/report.html") and "file:///" in report
+    command = shlex.split(compare.partition(": ")[2])
+    assert command[1:4] == ["train", "configs/quickstart.yaml", "run.seed=1"]
+    assert command[4:] == ["evaluate.k=[1, 4]", "schedule=never", f"run.folder={tmp_path}/my run-never"]
+    assert shlex.split(curves.partition(": ")[2])[1:] == ["--logdir", f"{tmp_path}/my run"]
+    assert all(shutil.which(command[0]) for command in (command, shlex.split(curves.partition(": ")[2])))
+
+
+def test_plain_rl_is_offered_the_interventions():
+    config = load_config("configs/quickstart.yaml", ["schedule=never"])
+    line = what_next("configs/quickstart.yaml", ["schedule=never"], config, Path("report.html"))[1]
+    assert "schedule=plateau run.folder=runs/quickstart-plateau" in line

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from actors.coordinator import Coordinator
+import pytest
+
+from actors.coordinator import Coordinator, OracleOutage
 from actors.run_folder import RunFolder
 from int_ray.config import Config
 from int_ray.config_file import parse_config
+from int_ray.intervention_records import read_intervention
 from int_ray.intervention_round import InterventionRound
 from int_ray.ports import Ports
 from int_ray.segmentation import Segmenter
@@ -43,14 +46,14 @@ class World:
         return [event for event in map(json.loads, lines) if event["event"] == "intervention_round"]
 
 
-def config(folder: Path, **sections: Any) -> Config:
+def config(folder: Path, mixed: int = 0, **sections: Any) -> Config:
     return parse_config(
         {
             "schedule": sections.pop("schedule", "plateau"),
             "model": {"path": "unused", "max_length": 256},
-            "problems": {"train": "unused", "reward": "exact"},
-            "rollout": {"batch_size": 4, "n": 4, "max_tokens": 128},
-            "oracle": {"attempts": 2},
+            "problems": {"train": "unused", "reward": "exact", "mixed": "unused" if mixed else None},
+            "rollout": {"batch_size": 4, "n": 4, "max_tokens": 128, "mixed": mixed},
+            "oracle": {"attempts": 2} | sections.pop("oracle", {}),
             "trigger": {"patience": 2, "cooldown": 1} | sections.pop("trigger", {}),
             "patch": {"continuations": 4, "epochs": 1},
             "reinforce": {"mini_batch_size": 2},
@@ -60,13 +63,13 @@ def config(folder: Path, **sections: Any) -> Config:
     )
 
 
-def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: bool = False, **sections: Any) -> World:
+def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: str | None = None, **sections: Any) -> World:
     settings = config(folder, **sections)
     policy = policy or FakePolicy()
     problems = [problem(index) for index in range(8)]
-    rollouts, oracle, progress = FakeRollouts(policy), FakeOracle(down=oracle_down), FakeProgress()
+    rollouts, oracle, progress = FakeRollouts(policy), FakeOracle(failure=oracle_down), FakeProgress()
     learner, weights = FakeLearner(policy, [item.id for item in problems]), FakeWeightSync(policy)
-    ports = Ports(rollouts, FakeGrader(), oracle, learner, weights, progress)
+    ports = Ports(rollouts, FakeGrader(), oracle, progress, learner, weights)
     segmenter = Segmenter(lambda ids: "".join(map(chr, ids)), ("wait",))
     round_ = InterventionRound(
         ports,
@@ -78,7 +81,8 @@ def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: bool =
     )
     run_folder = RunFolder(folder, tensorboard=False)
     trigger = build_trigger(settings.schedule, settings.trigger)
-    sets = ProblemSets(problems, {"hard": problems[:2]})
+    solvable = [problem(index) for index in range(20, 24)]
+    sets = ProblemSets(problems, {"hard": problems[:2]}, solvable if settings.rollout.mixed else ())
     coordinator = Coordinator(settings, sets, ports, round_, trigger, run_folder)
     return World(coordinator, policy, rollouts, oracle, learner, weights, progress, run_folder)
 
@@ -105,7 +109,7 @@ def test_every_kept_intervention_is_written_down_with_its_test(tmp_path: Path):
     assert len(kept) == 8  # the two attempts of a problem differ after step 1 only: one is a duplicate
     assert (kept[0]["location"], kept[0]["content"], kept[0]["success_rate"]) == (1, "12+5=17", 0.5)
     assert kept[0]["replaced"].startswith("12+5=18")
-    assert {record["refused"] for record in records if "refused" in record} == {"duplicate"}
+    assert [record["reason"] for record in records if record["status"] == "refused"] == ["duplicate"] * 8
 
 
 def test_a_second_round_when_the_first_does_not_help(tmp_path: Path):
@@ -132,6 +136,22 @@ def test_a_round_reinforces_the_groups_that_have_a_signal(tmp_path: Path):
     assert world.weights.versions[:2] == [0, 1]  # one sync for both
 
 
+def test_mixed_in_problems_are_reinforced_but_never_count_as_a_stall(tmp_path: Path):
+    skill = {f"p{index}": 0.0 for index in range(8)} | {f"p{index}": 0.5 for index in range(20, 24)}
+    world = build(tmp_path, FakePolicy(skill=skill), mixed=2)
+    world.run()
+    assert [count for purpose, count, _ in world.rollouts.calls if purpose is Purpose.TRAIN] == [6] * 6
+    assert world.learner.phases[0] == "reinforce"  # the mixed-in ones have a signal
+    first = world.folder.metric_rows()[0]
+    assert (first["rollout/unsolved"], first["rollout/reward"], first["mixed/reward"]) == (1.0, 0.0, 0.5)
+
+
+def test_mixed_in_problems_never_reach_the_oracle(tmp_path: Path):
+    world = build(tmp_path, FakePolicy(), mixed=2)  # nothing is solved, mixed-in problems neither
+    world.run()
+    assert {attempt.problem.id for attempt in world.oracle.asked} == {f"p{index}" for index in range(8)}
+
+
 def test_nothing_to_do_when_all_is_solved(tmp_path: Path):
     policy = FakePolicy(skill={f"p{index}": 1.0 for index in range(8)})
     world = build(tmp_path, policy)
@@ -141,11 +161,48 @@ def test_nothing_to_do_when_all_is_solved(tmp_path: Path):
 
 
 def test_an_oracle_that_is_down_does_not_stop_the_run(tmp_path: Path):
-    world = build(tmp_path, oracle_down=True)
+    world = build(tmp_path, oracle_down="timeout")
     state = world.run()
     assert state.iteration == 6 and world.learner.phases == []
     assert world.rounds()[0]["intervention/refused"] == world.rounds()[0]["intervention/attempts"]
     assert any("timeout" in line for line in world.progress.story)
+
+
+def test_an_outage_is_asked_again_as_soon_as_it_is_over(tmp_path: Path):
+    world = build(tmp_path, oracle_down="circuit_open")
+    state = asyncio.run(world.coordinator.iterate(RunState()))
+    state = asyncio.run(world.coordinator.iterate(state))
+    assert world.oracle.asked and not world.learner.phases
+    world.oracle.failure = None
+    asyncio.run(world.coordinator.iterate(state))  # no cooldown after a round that could ask nothing
+    assert "patch" in world.learner.phases
+
+
+def test_an_outage_stops_the_run_resumably_if_the_config_says_so(tmp_path: Path):
+    world = build(tmp_path, oracle_down="over_budget", oracle={"on_outage": "stop"})
+    with pytest.raises(OracleOutage, match=r"over_budget.*on_outage"):
+        world.run()
+    state = RunState(**json.loads((tmp_path / "checkpoints" / "iteration_000002" / "state.json").read_text()))
+    resumed = build(tmp_path, oracle={"on_outage": "stop"})
+    resumed.run(state)
+    assert resumed.rounds()[-1]["iteration"] == 3  # asks at once
+
+
+def test_given_interventions_patch_before_the_first_iteration(tmp_path: Path):
+    collecting = build(tmp_path / "first")
+    collecting.run()
+    (path,) = (tmp_path / "first" / "interventions").iterdir()
+    kept = [record for record in map(json.loads, path.read_text().splitlines()) if record["kept"]]
+    world = build(tmp_path / "second")
+    given = [read_intervention(record) for record in kept]
+    untested = replace(given[0], continuations=None)
+    world.coordinator.problems = replace(world.coordinator.problems, interventions=[*given[1:], untested])
+    state = world.run()
+    assert world.learner.phases[0] == "patch" and world.weights.versions[:2] == [0, 1]
+    assert world.rollouts.calls[0][0] is Purpose.EVALUATE  # the base, before anything changes
+    assert (Purpose.TEST_INTERVENTION, 1, 0) in world.rollouts.calls  # only the untested one
+    assert world.rounds()[0]["intervention/kept"] == len(kept)
+    assert state.intervention_rounds == 0 and state.iteration == 6
 
 
 def test_never_is_plain_rl(tmp_path: Path):

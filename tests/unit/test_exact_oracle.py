@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from int_ray.chains.world import draw_problem_chain, misadd, trace
-from int_ray.oracles import ORACLES
+from int_ray.oracles import CHECKERS
 from int_ray.oracles.exact import ExactOracle
 from int_ray.types import Attempt, Completion, OracleReply, Outcome, Problem, Proposal, Rollout, Step
 
@@ -96,4 +96,4 @@ def test_flawed_traces_are_corrected_where_they_first_leave_the_reference() -> N
 
 
 def test_kinds_are_found_by_name() -> None:
-    assert isinstance(ORACLES["exact"](), ExactOracle)
+    assert isinstance(CHECKERS["chains"](), ExactOracle)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from int_ray.config import PatchConfig, ReinforceConfig
-from int_ray.samples import patch_batches, patch_sample, reinforce_batches
+from int_ray.samples import patch_batches, patch_sample, reinforce_batches, spread
 from int_ray.types import Completion, Intervention, Outcome, Proposal, Rollout, RolloutGroup, TestedIntervention
 from tests.factories import attempt, group, problem
 
@@ -120,3 +120,10 @@ def test_a_penalty_alone_is_no_signal() -> None:
     answers = (rollout(10, Outcome.WRONG), rollout(1, Outcome.WRONG))
     config = ReinforceConfig(overlong_buffer=4)
     assert reinforce_batches([RolloutGroup(problem(), ids(3), ids(), answers)], config, max_tokens=10) == []
+
+
+def test_spread_gives_every_part_its_share():
+    hard, easy = [group("w", index=index) for index in range(6)], [group("c", index=index) for index in range(10, 12)]
+    order = [item.problem.id for item in spread(easy, among=hard)]
+    assert order == ["p0", "p10", "p1", "p2", "p3", "p11", "p4", "p5"]
+    assert spread([], among=hard) == hard and spread(easy, among=[]) == easy

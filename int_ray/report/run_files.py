@@ -1,0 +1,161 @@
+"""Reads a run folder for people: what is there, what is missing, and which lines cannot be read.
+
+A resumed run goes back to its checkpoint; what an earlier process did after it is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import AliasPath, AwareDatetime, BaseModel, Field, FiniteFloat, ValidationError
+
+from int_ray.config_file import ConfigError
+from int_ray.report.page import counted
+
+SHORT = 0.01  # phases below this share of the time are shown together
+ENDINGS = ("finished", "interrupted", "failed")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Row(BaseModel):
+    """One iteration of metrics.jsonl."""
+
+    iteration: int
+    reward: FiniteFloat = Field(alias="rollout/reward")
+    unsolved: FiniteFloat = Field(alias="rollout/unsolved")
+    zero_advantage: FiniteFloat = Field(alias="rollout/zero_advantage")
+
+
+class Score(BaseModel):
+    """A mean over problems with its 95% interval."""
+
+    mean: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+
+
+class Event(BaseModel):
+    """One line of journal.jsonl; which fields follow `iteration` depends on the event."""
+
+    time: AwareDatetime
+    event: str
+    iteration: int = 0
+    set: str = ""  # evaluated
+    num_problems: int = 0
+    figures: dict[str, Score] = {}
+    problems: int = Field(default=0, alias="intervention/problems")  # intervention_round
+    attempts: int = Field(default=0, alias="intervention/attempts")
+    tested: int = Field(default=0, alias="intervention/tested")
+    kept: int = Field(default=0, alias="intervention/kept")
+    seconds: dict[str, FiniteFloat] = {}  # finished, interrupted, failed
+
+
+class Settings(BaseModel):
+    """What the report says of config.yaml beside its text."""
+
+    schedule: str = "unknown"
+    iterations: int | None = Field(default=None, validation_alias=AliasPath("run", "iterations"))
+    filters: bool = Field(default=True, validation_alias=AliasPath("patch", "filter"))
+
+
+@dataclass
+class Run:
+    """Everything that the report is made from. `notes` says what is missing or cannot be read."""
+
+    name: str
+    rows: list[Row] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    config: str = ""  # text of config.yaml
+    settings: Settings = field(default_factory=Settings)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> dict[int, Event]:
+        """Iteration -> intervention round; 0: interventions from a file."""
+        return {event.iteration: event for event in self.events if event.event == "intervention_round"}
+
+    @property
+    def patches(self) -> list[int]:
+        """Iterations at whose end the policy was patched; their own rollouts were sampled before."""
+        return [iteration for iteration, event in self.rounds.items() if event.kept > 0]
+
+    @property
+    def evaluations(self) -> dict[str, list[Event]]:
+        """Set -> its evaluations, the first one first."""
+        found: dict[str, dict[int, Event]] = {}
+        for event in self.events:
+            if event.event == "evaluated":
+                found.setdefault(event.set, {})[event.iteration] = event
+        return {name: list(events.values()) for name, events in found.items()}
+
+    @property
+    def ending(self) -> str | None:
+        """How the last process of the run ended; None if its journal does not say."""
+        return self.events[-1].event if self.events and self.events[-1].event in ENDINGS else None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Phase -> time spent in it, by all processes of the run that ended by themselves."""
+        total: dict[str, float] = {}
+        for event in self.events:
+            for phase, seconds in event.seconds.items():
+                total[phase] = total.get(phase, 0.0) + seconds
+        return total
+
+
+def read_run(folder: Path) -> Run:
+    """Raises ConfigError if the folder holds no run."""
+    if not any((folder / name).is_file() for name in ("journal.jsonl", "metrics.jsonl")):
+        raise ConfigError([f"{folder} holds no run: it has neither journal.jsonl nor metrics.jsonl"])
+    run = Run(folder.resolve().name)
+    for row in read_lines(folder / "metrics.jsonl", Row, run.notes):
+        while run.rows and run.rows[-1].iteration >= row.iteration:
+            run.rows.pop()
+        run.rows.append(row)
+    for event in read_lines(folder / "journal.jsonl", Event, run.notes):
+        if event.event == "started":
+            run.events = [earlier for earlier in run.events if earlier.iteration <= event.iteration]
+        run.events.append(event)
+    _read_config(folder / "config.yaml", run)
+    return run
+
+
+def read_lines(path: Path, model: type[Model], notes: list[str]) -> Iterator[Model]:
+    """The lines of a file that fit `model`; `notes` gets a line about a missing file and one about other lines."""
+    if not path.is_file():
+        notes.append(f"{path.name} is missing.")
+        return
+    unreadable = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield model.model_validate_json(line)
+            except ValidationError:
+                unreadable += bool(line.strip())
+    if unreadable:
+        notes.append(f"{counted(unreadable, 'line')} of {path.name} cannot be read and left out.")
+
+
+def _read_config(path: Path, run: Run) -> None:
+    if not path.is_file():
+        run.notes.append(f"{path.name} is missing.")
+        return
+    run.config = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        run.settings = Settings.model_validate(yaml.safe_load(run.config))
+    except (yaml.YAMLError, ValidationError):
+        run.notes.append(f"{path.name} is not a config; its text is below.")
+
+
+def phase_shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Phase -> share of the time, the longest first; all evaluations are one phase, and so are the short phases."""
+    total = sum(seconds.values()) or 1.0
+    shares: dict[str, float] = {}
+    for phase, spent in seconds.items():
+        name = "evaluating" if phase.startswith("evaluating ") else phase if spent >= SHORT * total else "the rest"
+        shares[name] = shares.get(name, 0.0) + spent / total
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))

@@ -1,0 +1,54 @@
+"""`report.html` of a run folder."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+from int_ray.report.comparison import compare_evaluations
+from int_ray.report.examples import choose_examples, read_examples
+from int_ray.report.figures import before_and_after, curve, time_shares
+from int_ray.report.page import render
+from int_ray.report.run_files import Run, phase_shares, read_run
+from int_ray.report.verdict import judge
+
+CURVES = {
+    "reward": ("Mean reward", "Share of the training rollouts that reach a right answer."),
+    "unsolved": ("Unsolved share", "Training problems of the iteration without one right rollout."),
+    "zero_advantage": ("Zero-advantage share", "Groups that are all wrong or all right: RL learns nothing from them."),
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` into a run folder from what is there, finished or not. Raises ConfigError if it is no run."""
+    run = read_run(folder)
+    examples = choose_examples(read_examples(folder, run))
+    by_figure = sorted(compare_evaluations(run), key=lambda item: item.figure)
+    groups = [list(items) for _, items in groupby(by_figure, key=lambda item: item.figure)]
+    page = render(
+        "run.html",
+        title=f"{run.name}: int_ray run",
+        run=run,
+        verdict=judge(run),
+        curves=[(*texts, curve(run, name, texts[0])) for name, texts in CURVES.items()] if run.rows else [],
+        evaluations=[(items, before_and_after(f"evaluation-{place}", items)) for place, items in enumerate(groups)],
+        time=time_shares(phase_shares(run.seconds)) if run.seconds else None,
+        minutes=sum(run.seconds.values()) / 60,
+        examples=examples,
+        facts=_facts(run),
+    )
+    path = folder / "report.html"
+    partial = path.with_suffix(".partial")
+    partial.write_text(page, encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _facts(run: Run) -> dict[str, object]:
+    facts: dict[str, object] = {"iterations": f"{len(run.rows)} of {run.settings.iterations or '?'}"}
+    if run.rounds:
+        facts["intervention rounds"] = len(run.rounds)
+        facts["interventions tested"] = sum(event.tested for event in run.rounds.values())
+        facts["interventions kept"] = sum(event.kept for event in run.rounds.values())
+        facts["patches after iteration"] = ", ".join(map(str, run.patches)) or "none"
+    return facts | {"ended": run.ending or "not yet"}

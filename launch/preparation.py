@@ -1,0 +1,96 @@
+"""What `int-ray train` and `int-ray collect` do before they start anything."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from int_ray.config import Config
+from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.given_interventions import LoadedInterventions
+from int_ray.journal import read_json_lines
+from int_ray.ports import Progress
+from int_ray.preflight import check_local_inputs
+from int_ray.problems import LoadedProblems
+
+
+def import_plugins(modules: Sequence[str]) -> None:
+    """Import what users bring, from the working directory too. Raises ConfigError."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` would; Ray hands it on to its workers
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise ConfigError([f"--plugin {module}: {error}"]) from None
+
+
+def show_plan(config: Config, rows: Sequence[tuple[str, str]], console: Console) -> None:
+    """The resolved config, and rows of a resource plan; hub names are not looked up. Raises ConfigError."""
+    not_checked = check_local_inputs(config)
+    console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
+    table = Table("plan", "value", title="Resources and batches")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for name in not_checked:
+        console.print(f"not checked: {name} is a hub name", markup=False, highlight=False)
+
+
+def report_quarantined(
+    loaded: Mapping[str, LoadedProblems | LoadedInterventions], folder: Path, progress: Progress
+) -> None:
+    """List the rows that cannot be used in the run folder, and say so."""
+    for name, item in loaded.items():
+        if item.quarantined:
+            path = folder / f"quarantine_{name}.jsonl"
+            item.write_quarantine(path)
+            progress.say(f"{len(item.quarantined)} rows of {name} cannot be used and were left out; {path} says why")
+
+
+def check_folder(config: Config, begins: str, fixed: Sequence[str], *, resumed: bool) -> None:
+    """Raises ConfigError if run.folder holds anything but the run to resume.
+
+    `begins` is the journal event that every run of this command begins with, `fixed` are the settings it must keep.
+    """
+    folder = config.run.folder
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError([f"run.folder: {folder} is a file; choose another"])
+    if not folder.exists():
+        return
+    if not resumed and any(folder.iterdir()):
+        raise ConfigError(
+            [f"run.folder: {folder} already holds a run; add --resume auto to go on with it, or choose another"]
+        )
+    journal = folder / "journal.jsonl"
+    events = [event["event"] for event in read_json_lines(journal)] if journal.exists() else []
+    if events and begins not in events:
+        raise ConfigError([f"run.folder: {folder} holds a run of another command; choose another"])
+    if (folder / "config.yaml").exists():
+        _check_unchanged(config, load_config(folder / "config.yaml"), fixed)
+
+
+def _check_unchanged(config: Config, before: Config, fixed: Sequence[str]) -> None:
+    """Raises ConfigError if a setting differs that a resumed run must keep."""
+    mistakes = []
+    for key in fixed:
+        was, is_now = (_value(item, key) for item in (before, config))
+        if was != is_now:
+            mistakes.append(
+                f"{key}: {is_now!r}, but the run to resume has {was!r}; keep it, or choose another run.folder"
+            )
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _value(config: Config, key: str) -> object:
+    """Of a setting such as `run.seed`, as YAML writes it."""
+    value = config.model_dump(mode="json")
+    for name in key.split("."):
+        value = value[name]
+    return value

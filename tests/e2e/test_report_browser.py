@@ -1,0 +1,60 @@
+"""The report of a run in a real browser: every figure drawn, nothing wider than the screen, nothing asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from int_ray.report.run_page import write_report
+from tests.browser import DESKTOP, PHONE, chromium, opened, overflow
+from tests.run_folders import write_run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.timeout(240)
+
+HOSTILE = "<script>alert(1)</script></title><img src=https://example.com/x onerror=alert(1)> \u202e" + "x" * 300
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a run whose texts are long and attack the page."""
+    return write_report(write_run(tmp_path_factory.mktemp("browser") / "run", text=HOSTILE))
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_the_report_is_whole_at_every_width(browser: Browser, report: Path, width: int):
+    with opened(browser, report, width) as page:
+        assert overflow(page) <= 0
+        boxes = [figure.bounding_box() for figure in page.locator("svg").all()]
+        assert len(boxes) == 7
+        for box in boxes:
+            assert box is not None and box["width"] > 200 and box["height"] > 80
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        drawn = "all => all.filter(one => one.getBBox().width > 0).length"
+        assert page.locator("svg path, svg text").evaluate_all(drawn) > 100
+        assert page.locator("h1").inner_text() == "Stuck, then freed by a patch."
+        assert page.locator("del").first.is_visible() and page.locator("ins").first.is_visible()
+        page.locator("summary", has_text="Settings").click()
+        assert page.locator("pre", has_text="mini_batch_size").is_visible()
+        assert overflow(page) <= 0
+
+
+def test_the_helper_notices_requests_and_errors(browser: Browser, tmp_path: Path):
+    path = tmp_path / "bad.html"
+    path.write_text("<img src='file:///nowhere.png'><script>throw Error('loud')</script>")
+    with (
+        pytest.raises(AssertionError, match=r"nowhere\.png[\s\S]*loud|loud[\s\S]*nowhere\.png"),
+        opened(browser, path, PHONE),
+    ):
+        pass
