@@ -9,11 +9,13 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Collector": "actors.collector",
     "Coordinator": "actors.coordinator",
     "Learner": "actors.learner",
     "OraclePool": "actors.oracle_pool",
     "RolloutPool": "actors.rollout_pool",
     "assemble": "actors.assembly",
+    "assemble_collector": "actors.collector_assembly",
 }
 
 

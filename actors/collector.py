@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROUND = 1  # in the seeds of every chunk, so that the samples are those of schedule = paper, whatever the chunks
-FINISHED = "collected"  # journal event of a chunk; its last one says how it stands
+COLLECTED = "collected"  # journal event of a chunk; the last one says how it stands
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Collector:
     def _finish(self, chunk: int, problems: Sequence[Problem], result: RoundResult, outage: str | None) -> None:
         self.folder.interventions(chunk, result)
         self.folder.journal.write(
-            FINISHED,
+            COLLECTED,
             chunk=chunk,
             sampled=len(problems),
             config_hash=self.origin.config_hash,
@@ -136,7 +136,7 @@ class Collector:
     def _events(self) -> dict[int, dict[str, Any]]:
         """Chunk -> its last event."""
         events = read_json_lines(self.folder.path / "journal.jsonl")
-        return {event["chunk"]: event for event in events if event["event"] == FINISHED}
+        return {event["chunk"]: event for event in events if event["event"] == COLLECTED}
 
     def _write_files(self) -> None:
         """Every kept intervention of every chunk, with the hash of the config that it was collected with."""

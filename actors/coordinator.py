@@ -59,7 +59,9 @@ class Coordinator:
         if state.iteration == 0 or not self.folder.scores():
             await self.evaluate(state)
         if state.iteration == 0 and self.problems.interventions:
-            state = await self.apply(*await self.patch_given(state), {})
+            metrics: dict[str, float] = {}
+            state = await self.apply(*await self.patch_given(state), metrics)
+            self.folder.journal.write("patched", iteration=0, **metrics)
         while not self.is_last(state):
             state = await self.iterate(state)
             stops = self.outage is not None and self.config.oracle.on_outage == "stop"
@@ -122,7 +124,8 @@ class Coordinator:
         )
         self.folder.rollouts(state.iteration, groups)
         trained, solvable = groups[: len(problems)], groups[len(problems) :]
-        self.window.add(trained)
+        if self.config.schedule != "paper" or self.outage is None:  # else the whole training set waits for the oracle
+            self.window.add(trained)
         return trained, solvable
 
     async def reinforce(self, groups: Sequence[RolloutGroup]) -> Update:
@@ -135,6 +138,7 @@ class Coordinator:
 
     async def intervene(self, state: RunState) -> tuple[RunState, Update]:
         """Ask about every problem that stayed unsolved, clone what helps (sections 4.1-4.2, lines 2-11)."""
+        self.outage = None
         unsolved = self.window.stayed_unsolved()
         if not unsolved:
             return state, Update(0, skipped="no problem stayed unsolved")
@@ -142,7 +146,7 @@ class Coordinator:
         self.progress.say(f"{len(unsolved)} problems had no right rollout in {period}: asking the oracle about them")
         result = await self.round.run(unsolved, state.iteration)
         self.outage = result.outage
-        if result.tested:  # an oracle that is down costs no round
+        if result.outage is None:  # an oracle that is down costs no round
             state = replace(state, intervention_rounds=state.intervention_rounds + 1)
         return await self.patch(state, result)
 

@@ -16,6 +16,7 @@ from int_ray.oracle_checks import kinds_asked
 from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import CHECKERS, StepOracle
 from int_ray.oracles.answer_cache import AnswerCache
+from int_ray.oracles.api import APIS
 from int_ray.oracles.chat import ChatModel
 from int_ray.oracles.fallback import FallbackOracle
 from int_ray.oracles.model_oracle import ModelOracle
@@ -30,8 +31,6 @@ from int_ray.segmentation import Segmenter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-APIS: tuple[OracleKindName, ...] = ("gemini", "openai")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Iterations count from 1 in every name and row; 0 is what there was before the first.
 
 config.yaml  journal.jsonl  metrics.jsonl  tensorboard/  rollouts/  interventions/  evaluations/  checkpoints/
-quarantine_*.jsonl  summary.json
+quarantine_*.jsonl  summary.json  report.html  oracle_calls.jsonl  oracle_answers.jsonl
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ class RunFolder:
         _write_lines(self._intervention_file(iteration), round_records(result))
 
     def read_interventions(self, iteration: int) -> list[dict[str, Any]]:
-        """The `InterventionRecord`s that `interventions` wrote."""
-        return read_json_lines(self._intervention_file(iteration))
+        """The `InterventionRecord`s that `interventions` wrote; none if they are gone."""
+        path = self._intervention_file(iteration)
+        return read_json_lines(path) if path.exists() else []
 
     def _intervention_file(self, iteration: int) -> Path:
         return self.path / "interventions" / f"iteration_{iteration:06d}.jsonl"

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 
 from int_ray.config import Config, OptimizerConfig
-from int_ray.oracles.spending import price_errors
+from int_ray.oracles.spending import budget_errors
 
 Check = tuple[bool, str]  # whether it is broken, and the line that says so
 
 
 def cross_field_errors(config: Config) -> list[str]:
     """One line per contradiction between settings; empty when they fit together."""
-    checks = [*_size_checks(config), *_device_checks(config), *_schedule_checks(config)]
-    return [*(message for broken, message in checks if broken), *price_errors(config.oracle)]
+    checks = [*_size_checks(config), *_device_checks(config), *_schedule_checks(config), *_oracle_checks(config)]
+    return [*(message for broken, message in checks if broken), *budget_errors(config.oracle)]
 
 
 def _size_checks(config: Config) -> list[Check]:
@@ -89,6 +89,15 @@ def _schedule_checks(config: Config) -> list[Check]:
                 f"{phase}.optimizer.min_lr_rate: has no effect with lr_schedule = constant",
             )
             for phase, optimizer in optimizers.items()
+        ),
+    ]
+
+
+def _oracle_checks(config: Config) -> list[Check]:
+    return [
+        (
+            config.oracle.categorize and config.oracle.prompt == "chains",
+            "oracle.categorize: prompt: chains has no question about categories; set it to false, or use prompt: math",
         ),
     ]
 

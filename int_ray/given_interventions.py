@@ -98,8 +98,9 @@ class _Reader:
 
     def read(self, row: Row | BadRow) -> TestedIntervention:
         """The intervention of one row. Raises BadRow."""
+        if isinstance(row, BadRow):
+            raise row
         written = read_intervention_row(row)
-        assert not isinstance(row, BadRow)
         if not written.steps:
             raise BadRow("'incorrect_attempt' is missing")
         problem = read_problem(row, written)
@@ -108,13 +109,26 @@ class _Reader:
             raise BadRow("the prompt is too long for the model")
         origin = row.get("provenance")
         if isinstance(origin, Mapping) and origin.get("tokenizer_hash") == self.tokenizer_hash:
-            return self._from_ids(row, origin, prompt_ids)
+            return self._from_ids(row, origin, problem, prompt_ids, written)
         return TestedIntervention(self._from_text(problem, prompt_ids, written), None)
 
-    def _from_ids(self, row: Row, origin: Row, prompt_ids: TokenIds) -> TestedIntervention:
+    def _from_ids(
+        self, row: Row, origin: Row, problem: Problem, prompt_ids: TokenIds, written: WrittenIntervention
+    ) -> TestedIntervention:
         """As it was collected. A test counts only if it was of the same model."""
+        checked = {
+            "problem_id": problem.id,
+            "question": problem.question,
+            "answer": problem.answer,
+            "solution": problem.solution,
+            "prompt_ids": prompt_ids,
+            "steps": written.steps,
+            "location": written.location,
+            "content": written.content,
+            "first_error": written.first_error,
+        }
         try:
-            tested = read_intervention({**record_of(row), "prompt_ids": prompt_ids})
+            tested = read_intervention(record_of(row) | checked)
             ids = tested.intervention.resume_ids
             is_intact = _is_intact(tested.intervention) and ids.min() >= 0 and ids.max() < self.vocabulary_size
         except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
+from int_ray.language import is_other_language
 from int_ray.segmentation import BLANK_LINES
 from int_ray.types import Attempt, Proposal
 
@@ -15,7 +16,7 @@ GuardName = Literal[
     "location_out_of_range",  # the attempt has no step there
     "after_thinking",  # what follows the thinking part is no reasoning
     "empty",
-    "unchanged",  # the replaced step itself
+    "unchanged",  # the replaced step itself, up to white space
     "several_steps",  # a blank line inside; an intervention is a single step (paper, section 4.1)
     "boxed",  # a box ends the solution: it is for the policy to write
     "other_language",  # than problem and attempt
@@ -36,15 +37,20 @@ def objection(attempt: Attempt, proposal: Proposal) -> GuardName | None:
     replaced = attempt.steps[proposal.location - 1]
     if not replaced.replaceable:
         return "after_thinking"
-    content = proposal.content.strip()
+    return _objection_to_content(attempt, frame(replaced.text)[1], proposal.content.strip())
+
+
+def _objection_to_content(attempt: Attempt, replaced: str, content: str) -> GuardName | None:
     if not content:
         return "empty"
-    if content.split() == frame(replaced.text)[1].split():
+    if "".join(content.split()) == "".join(replaced.split()):
         return "unchanged"
     if BLANK_LINES.search(content):
         return "several_steps"
     if "\\boxed" in content:
         return "boxed"
+    if is_other_language(attempt.problem.question, attempt.rollout.completion.text, content):
+        return "other_language"
     return None
 
 

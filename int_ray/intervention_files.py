@@ -84,18 +84,16 @@ def record_of(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, "source": row["proposed_by"]}
 
 
-def write_files(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write both files, each replaced in one step; returns the path of the JSONL file."""
+def write_files(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write both files, each replaced in one step."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    lines, table = folder / "interventions.jsonl", folder / "interventions.parquet"
     unfinished = folder / "interventions.partial"
     unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    unfinished.replace(lines)
+    unfinished.replace(folder / "interventions.jsonl")
     pq.write_table(pa.Table.from_pylist(list(rows), schema=_schema()), unfinished)
-    unfinished.replace(table)
-    return lines
+    unfinished.replace(folder / "interventions.parquet")
 
 
 def _first_right_in_full(continuations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -114,24 +112,33 @@ def _schema() -> pa.Schema:
     """Types of all columns, so that files are alike whatever they hold."""
     import pyarrow as pa
 
-    text, number, real, flag, ids = pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.list_(pa.int32())
-    source = {"oracle": text, "model": text, "prompt": text, "prompt_hash": text, "sample": number}
-    source |= {"input_tokens": number, "output_tokens": number, "cost": real, "cached": flag}
-    continuation = {"outcome": text, "policy_version": number, "seed": number, "finished": flag}
-    continuation |= {"text": text, "token_ids": ids}
-    columns = {
-        **dict.fromkeys(("problem", "answer", "source", "solution", "incorrect_attempt"), text),
-        "intervention": pa.struct({"location": number, "content": text}),
-        **dict.fromkeys(("intervention_guided_attempt", "prompt", "completion", "problem_id", "question"), text),
-        **{"status": text, "kept": flag, "reason": text},
-        **{"policy_version": number, "attempt_seed": number, "attempt_outcome": text, "attempt_finished": flag},
-        **{"prompt_ids": ids, "attempt_ids": ids, "steps": pa.list_(text), "step_ends": ids},
-        **{"log": text, "category": text, "faults": pa.list_(text)},
-        **{"first_error": number, "location": number, "replaced": text, "content": text},
-        **{"prefix_ids": ids, "intervention_ids": ids},
-        **{"num_correct": number, "num_graded": number, "success_rate": real},
-        "continuations": pa.list_(pa.struct(continuation)),
-        "proposed_by": pa.struct(source),
-        "provenance": pa.struct(dict.fromkeys(Provenance.__annotations__, text) | {"run_seed": number}),
-    }
-    return pa.schema(columns)
+    text, number, flag, ids = pa.string(), pa.int64(), pa.bool_(), pa.list_(pa.int32())
+
+    def struct(*, texts: str = "", numbers: str = "", **others: pa.DataType) -> pa.StructType:
+        """Names of text and number fields, separated by blanks, and other fields with their types."""
+        return pa.struct(dict.fromkeys(texts.split(), text) | dict.fromkeys(numbers.split(), number) | others)
+
+    return pa.schema(
+        struct(
+            texts="problem answer source solution incorrect_attempt intervention_guided_attempt prompt completion "
+            "status reason problem_id question attempt_outcome log category replaced content",
+            numbers="policy_version attempt_seed first_error location num_correct num_graded",
+            success_rate=pa.float64(),
+            kept=flag,
+            attempt_finished=flag,
+            steps=pa.list_(text),
+            faults=pa.list_(text),
+            **dict.fromkeys(("prompt_ids", "attempt_ids", "prefix_ids", "intervention_ids", "step_ends"), ids),
+            intervention=struct(texts="content", numbers="location"),
+            continuations=pa.list_(
+                struct(texts="outcome text", numbers="policy_version seed", finished=flag, token_ids=ids)
+            ),
+            proposed_by=struct(
+                texts="oracle model prompt prompt_hash",
+                numbers="sample input_tokens output_tokens",
+                cost=pa.float64(),
+                cached=flag,
+            ),
+            provenance=struct(texts="model revision tokenizer_hash config_hash problems", numbers="run_seed"),
+        )
+    )

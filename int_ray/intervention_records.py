@@ -62,12 +62,12 @@ class InterventionRecord(TypedDict):
     log: str
     category: Literal["high", "execution"] | None
     faults: list[str]  # flaws of its whole reply: the same in every record of one attempt
+    source: dict[str, Any] | None  # fields of types.Source: of the proposal, else of the whole reply
     # The proposal; None throughout where there is none
     first_error: int | None
     location: int | None
     replaced: str | None  # None as well if the attempt has no step there
     content: str | None
-    source: dict[str, Any] | None  # fields of types.Source
     # The intervention; None where refused
     prefix_ids: list[int] | None  # [S]
     intervention_ids: list[int] | None  # [I]
@@ -142,6 +142,7 @@ def _record(
 ) -> InterventionRecord:
     """What every record has; without intervention and test."""
     problem, rollout, steps = attempt.problem, attempt.rollout, attempt.steps
+    source = (proposal.source if proposal else None) or reply.source
     replaced = steps[proposal.location - 1].text if proposal and 1 <= proposal.location <= len(steps) else None
     return {
         "status": status,
@@ -166,7 +167,7 @@ def _record(
         "location": proposal.location if proposal else None,
         "replaced": replaced,
         "content": proposal.content if proposal else None,
-        "source": asdict(proposal.source) if proposal and proposal.source else None,
+        "source": asdict(source) if source else None,
         "prefix_ids": None,
         "intervention_ids": None,
         "num_correct": None,

@@ -22,7 +22,7 @@ from int_ray.interventions import (
 )
 from int_ray.leaks import refuse_leaks
 from int_ray.oracle_config import OracleConfig
-from int_ray.oracles.chat import OUTAGES, FaultName
+from int_ray.oracles.chat import OUTAGES, RETRIED, FaultName
 from int_ray.ports import CollectingPorts
 from int_ray.segmentation import Segmenter
 from int_ray.types import Attempt, Intervention, OracleReply, RolloutGroup, TestedIntervention
@@ -129,17 +129,19 @@ class InterventionRound:
     async def _continued(self, tested: Sequence[TestedIntervention], round_: int) -> list[TestedIntervention]:
         """The same, those without continuations tested now."""
         open_ = [item.intervention for item in tested if item.continuations is None]
+        if not open_:
+            return list(tested)
         self.ports.progress.phase("testing interventions", len(open_))
         groups = iter(await self.ports.rollouts.resume_from(open_, self.patch_config.continuations, round_))
         return [replace(item, continuations=item.continuations or next(groups)) for item in tested]
 
 
 def _outage(replies: Sequence[OracleReply]) -> str | None:
-    """Why for now nothing gets through to the oracle; None if it answered, be it with nonsense, or may answer soon."""
+    """Why for now nothing gets through to the oracle; None if it answered anything, be it nonsense."""
     failures = [reply.failure for reply in replies]
     if any(failure not in UNANSWERED for failure in failures):
         return None
-    return next((failure for failure in failures if failure in OUTAGES), None)
+    return next((failure for failure in failures if failure in OUTAGES | RETRIED), None)
 
 
 def _counts(names: Iterable[str]) -> str:

@@ -49,10 +49,8 @@ def read_rows(path: Path) -> list[tuple[int, Row | BadRow]]:
     return rows
 
 
-def read_intervention_row(row: Row | BadRow) -> WrittenIntervention:
+def read_intervention_row(row: Row) -> WrittenIntervention:
     """What a row says. Raises BadRow, with what is wrong with it."""
-    if isinstance(row, BadRow):
-        raise row
     if row.get("status", "kept") != "kept":
         raise BadRow(f"its status is {row['status']!r}, not 'kept'")
     problem_id, question = _optional(row, "problem_id"), _optional(row, "question") or _optional(row, "problem")

@@ -9,7 +9,7 @@ from int_ray.config import Config
 from int_ray.config_file import ConfigError
 from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import CHECKERS
-from int_ray.oracles.api import api_mistakes
+from int_ray.oracles.api import address_mistakes, api_mistakes
 from int_ray.oracles.recorded import load_recorded
 from int_ray.problems import LoadedProblems
 
@@ -23,7 +23,9 @@ def oracle_mistakes(config: Config, train: LoadedProblems) -> list[str]:
     """What keeps the oracles that the config names from working at all."""
     kinds = kinds_asked(config)
     is_local = not (config.run.ray_address or os.environ.get("RAY_ADDRESS"))  # elsewhere keys are only on the workers
-    mistakes = api_mistakes(config.oracle) if kinds and is_local else []
+    mistakes = address_mistakes(config.oracle)
+    if kinds:
+        mistakes += api_mistakes(config.oracle, with_keys=is_local)
     if "exact" in kinds:
         mistakes += _checker_mistakes(config, train)
     if "recorded" in kinds:

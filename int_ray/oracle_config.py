@@ -17,11 +17,16 @@ class GeminiConfig(Section):
 
     model: str = "gemini-2.5-pro"
     api_key_env: str = Field(default="GEMINI_API_KEY", description="Name of the environment variable with the key.")
-    base_url: str | None = Field(default=None, description="Another endpoint, such as a gateway.")
+    base_url: str | None = Field(
+        default=None, description="Another endpoint, such as a gateway, without the version; default: Google's own."
+    )
     temperature: NonNegativeFloat = 1.0
     max_output_tokens: PositiveInt = 32768
     thinking_budget: int | None = Field(default=None, ge=-1, description="Tokens; -1: the model decides; 0: none.")
-    structured: bool = Field(default=True, description="Ask for JSON of a schema; off: for the tagged text form.")
+    structured: bool = Field(
+        default=True,
+        description="Ask for JSON of a schema; off: for the tagged text form. No effect with prompt: chains.",
+    )
 
 
 class OpenAIConfig(Section):
@@ -34,7 +39,10 @@ class OpenAIConfig(Section):
     )
     temperature: NonNegativeFloat = 1.0
     max_output_tokens: PositiveInt = 16384
-    structured: bool = Field(default=True, description="Ask for JSON of a schema; off: for the tagged text form.")
+    structured: bool = Field(
+        default=True,
+        description="Ask for JSON of a schema; off: for the tagged text form. No effect with prompt: chains.",
+    )
 
 
 class PolicyOracleConfig(Section):
@@ -81,7 +89,9 @@ class LimitsConfig(Section):
     requests_per_minute: PositiveFloat | None = None
     tries: PositiveInt = Field(default=5, description="Tries of one request before it counts as failed.")
     longest_wait_s: PositiveFloat = Field(default=60.0, description="Longest pause between two tries.")
-    breaker_failures: PositiveInt = Field(default=8, description="Failed requests in a row after which none is sent.")
+    breaker_failures: PositiveInt = Field(
+        default=8, description="Failed requests in a row after which none is sent for a while."
+    )
     breaker_cooldown_s: PositiveFloat = Field(default=60.0, description="How long none is sent then.")
 
 
@@ -109,7 +119,8 @@ class OracleConfig(Section):
         default="math", description="How problems and attempts are put into words (gemini, openai, policy)."
     )
     categorize: bool = Field(
-        default=False, description="A second question labels the error: high-level or execution (appendix A)."
+        default=False,
+        description="A second question labels the error: high-level or execution (appendix A); prompt: math only.",
     )
     attempts: PositiveInt = Field(default=4, description="Failed rollouts shown per unsolved problem.")
     samples: PositiveInt = Field(default=1, description="Replies per attempt (gemini, openai, policy).")

@@ -191,6 +191,7 @@ class OracleReply:
     faults: tuple[str, ...] = ()  # named, counted flaws that did not spoil the reply, such as location_out_of_range
     log: str = ""  # the oracle's verification log, for people
     category: Category | None = None
+    source: Source | None = None  # of the whole reply, failed ones included: tokens and cost of all its samples
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 from int_ray.types import Attempt, Completion, Outcome, Problem, Rollout, RolloutGroup, Step
 
 
-def tiny_checkpoint(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
+def tiny_checkpoint(folder: Path, *, tied: bool = True, seed: int = 0, max_length: int = 512) -> Path:
     """A random Qwen3 of about 0.1M parameters with the chains tokenizer, in Hugging Face format."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -26,7 +26,7 @@ def tiny_checkpoint(folder: Path, *, tied: bool = True, seed: int = 0) -> Path:
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=32,
-        max_position_embeddings=512,
+        max_position_embeddings=max_length,
         tie_word_embeddings=tied,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

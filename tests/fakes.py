@@ -121,9 +121,10 @@ class FakeWeightSync:
 
 
 class FakeProgress:
-    """Keeps the story."""
+    """Keeps the story, and counts."""
 
     def __init__(self) -> None:
+        self.done = 0  # pieces of work, of all phases
         self.phases: list[str] = []
         self.story: list[str] = []
 
@@ -131,7 +132,7 @@ class FakeProgress:
         self.phases.append(name)
 
     def advance(self, amount: int = 1) -> None:
-        pass
+        self.done += amount
 
     def say(self, message: str) -> None:
         self.story.append(message)

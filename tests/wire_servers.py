@@ -161,7 +161,13 @@ class WireServer(ABC):
 
 
 class GeminiServer(WireServer):
-    """`POST /v1/models/MODEL:generateContent` and `GET /v1/models/MODEL`."""
+    """`POST /v1beta/models/MODEL:generateContent` and `GET /v1beta/models/MODEL`; other versions are not there."""
+
+    def respond(self, request: Request) -> Response:
+        if not request.path.startswith("/v1beta/models/"):
+            self.requests.append(request)
+            return self.html(404)
+        return super().respond(request)
 
     def given_key(self, request: Request) -> str:
         return request.headers.get("x-goog-api-key", "")
@@ -215,7 +221,7 @@ class GeminiServer(WireServer):
         return Response({"error": refusal.body["error"] | {"details": [detail]}}, 400)
 
     def unknown_model(self) -> Response:
-        return self.status(404, "models/that is not found for API version v1")
+        return self.status(404, "models/that is not found for API version v1beta")
 
 
 class OpenAIServer(WireServer):

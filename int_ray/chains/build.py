@@ -26,6 +26,7 @@ DATA = Path(__file__).parent / "data"
 THREADS = 2  # another count rounds sums differently and so builds another model
 SEEDS = {"pretrain": 0, "problems": 1, "sampling": 2, "compare": 3, "easy_train": 4}
 SET_SIZE = 64
+EASY_TRAIN_SIZE = 256
 HARD_ROLLOUTS = 128  # a problem is hard when none of so many is right
 MEASURED_ROLLOUTS = 32
 COMPARE_ITEMS = 512
@@ -92,7 +93,7 @@ def draw_sets(base: Base) -> dict[str, list[Problem]]:
         "hard_train": draw_hard(base, "hard_train", hard),
         "hard_test": draw_hard(base, "hard_test", hard),
         "easy": as_problems("easy", [next(easy) for _ in range(SET_SIZE)]),
-        "easy_train": as_problems("easy_train", [next(easy_train) for _ in range(SET_SIZE)]),
+        "easy_train": as_problems("easy_train", [next(easy_train) for _ in range(EASY_TRAIN_SIZE)]),
     }
 
 

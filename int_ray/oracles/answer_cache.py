@@ -1,7 +1,7 @@
 """Answers that were paid for, in a file that runs may share: no question is paid twice.
 
 What a model says for good is kept, under these decoding settings: answers, readable or not, and the billed verdicts
-that it was cut off by the output limit or blocked by a safety filter. Faults that pass are not.
+that it was cut off by the output limit, blocked by a safety filter, or wrote nothing. Faults that pass are not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from int_ray.journal import Journal, read_records
 from int_ray.oracles.chat import Answer, Fault, FaultName
 from int_ray.types import Attempt
 
-FINAL: frozenset[FaultName] = frozenset({"cut_off", "blocked"})
-
 
 @dataclass(frozen=True, slots=True)
 class PaidAnswer:
@@ -31,7 +29,7 @@ class PaidAnswer:
     input_tokens: int
     output_tokens: int
     cost: float
-    fault: FaultName | None = None  # one of FINAL
+    fault: FaultName | None = None  # a final one
 
     @classmethod
     def of(cls, key: str, result: Answer | Fault, cost: float) -> PaidAnswer | Fault:
@@ -39,11 +37,17 @@ class PaidAnswer:
         text, fault = "", None
         if isinstance(result, Answer):
             text = result.text.encode("utf-8", "replace").decode()  # half a surrogate pair can be neither kept nor sent
-        elif result.name in FINAL:
+        elif result.is_final:
             fault = result.name
         else:
             return result
         return cls(key, text, result.input_tokens, result.output_tokens, cost, fault)
+
+    @property
+    def result(self) -> Answer | Fault:
+        """What was kept."""
+        tokens = (self.input_tokens, self.output_tokens)
+        return Answer(self.text, *tokens) if self.fault is None else Fault(self.fault, "", None, *tokens)
 
 
 class AnswerCache:

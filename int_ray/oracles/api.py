@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from int_ray.errors import RunError
-from int_ray.oracle_config import OracleConfig
+from int_ray.oracle_config import OracleConfig, OracleKindName
 from int_ray.oracles.chat import Fault, FaultName
 
 if TYPE_CHECKING:
     from httpx2 import Response
 
+APIS: tuple[OracleKindName, ...] = ("gemini", "openai")
 LONGEST_DETAIL = 300  # characters of what a server said
 CHECK_DEADLINE_S = 30.0  # looking up a model is quick, unlike an answer
 
@@ -49,6 +50,7 @@ class ApiError(Body):
     """What Google's and OpenAI's error bodies say under `error`."""
 
     message: str = ""
+    param: str = ""  # OpenAI's: the option that is wrong
     status: str = ""
     details: tuple[ErrorDetail, ...] = ()
 
@@ -59,22 +61,36 @@ class ErrorBody(Body):
     error: ApiError
 
 
-def api_mistakes(config: OracleConfig) -> list[str]:
-    """One line for each key, model or address that a used API lacks or cannot use; empty if there is none.
+def api_mistakes(config: OracleConfig, *, with_keys: bool) -> list[str]:
+    """One line for each model or key that a used API lacks; empty if there is none.
 
-    Keys are looked up in this process, which is where a Ray that is not there yet takes its environment from.
+    Keys are looked up in this process, which is where a Ray that is not there yet takes its environment from;
+    `with_keys=False` is for one that runs elsewhere.
     """
     mistakes = []
-    for kind in sorted({config.kind, *config.fallback} & {"gemini", "openai"}):
+    for kind in sorted({config.kind, *config.fallback} & set(APIS)):
         section = config.gemini if kind == "gemini" else config.openai
         if not section.model:
             mistakes.append(f"oracle.{kind}.model: required for this kind of oracle, but not set")
-        if not (section.base_url or "https://").startswith(("http://", "https://")):
-            mistakes.append(f"oracle.{kind}.base_url: must begin with http:// or https://, got {section.base_url!r}")
-        try:
-            read_key(section.api_key_env)
-        except RunError as error:
-            mistakes.append(f"oracle.{kind}.api_key_env: {error}")
+        if with_keys:
+            try:
+                read_key(section.api_key_env)
+            except RunError as error:
+                mistakes.append(f"oracle.{kind}.api_key_env: {error}")
+    return mistakes
+
+
+def address_mistakes(config: OracleConfig) -> list[str]:
+    """One line for each unusable base_url, in use or not: the run folder gets a copy of all of them."""
+    mistakes = []
+    for kind, url in (("gemini", config.gemini.base_url), ("openai", config.openai.base_url)):
+        if url and re.search("[@?#]", url):  # do not quote it: it may hold a password or a key
+            mistakes.append(
+                f"oracle.{kind}.base_url: must be an address alone, with no user, password or query in it; "
+                f"oracle.{kind}.api_key_env names the environment variable with the key"
+            )
+        elif url and not url.startswith(("http://", "https://")):
+            mistakes.append(f"oracle.{kind}.base_url: must begin with http:// or https://, got {url!r}")
     return mistakes
 
 
@@ -122,7 +138,8 @@ def fault_name(status: int) -> FaultName:
     """The fault of an HTTP status other than 200."""
     names: Mapping[int, FaultName] = {
         401: "unauthorized",
-        403: "unauthorized",
+        402: "no_credit",
+        403: "forbidden",
         404: "unknown_model",
         408: "timeout",
         429: "rate_limited",
@@ -148,11 +165,12 @@ def retry_after(headers: Mapping[str, str], error: ApiError) -> float | None:
 
 def transport_fault(error: BaseException | None, key: str) -> Fault:
     """No whole response at all: `error` is a TimeoutError or from httpx2, on which both client libraries build."""
-    from httpx2 import TimeoutException
+    from httpx2 import ConnectError, TimeoutException
 
     if isinstance(error, TimeoutError | TimeoutException):
         return Fault("timeout", "no answer within the deadline")
-    return Fault("connection", one_line(f"{type(error).__name__} {error}", key))
+    name = "unreachable" if isinstance(error, ConnectError) else "connection"
+    return Fault(name, one_line(f"{type(error).__name__} {error}", key))
 
 
 def unreadable(body: str, key: str) -> Fault:

@@ -13,13 +13,17 @@ FaultName = Literal[
     "rate_limited",  # 429
     "server_error",  # 5xx
     "timeout",
-    "connection",  # refused, reset, broken off in mid-body
+    "unreachable",  # no connection was made, so nothing was sent
+    "connection",  # reset, broken off in mid-body
     "not_json",  # the server's answer is no JSON, or half of one
     "empty",  # an answer without text
     "blocked",  # refused by a safety filter
     "cut_off",  # the output limit ended the answer
-    "unauthorized",  # 401, 403
+    "unauthorized",  # 401
+    "forbidden",  # 403
     "unknown_model",  # 404
+    "no_credit",  # 402
+    "option_refused",  # 400, 422 about an option that is left out from now on
     "bad_request",  # any other 4xx
     # Nothing was sent:
     "circuit_open",  # too many requests failed in a row
@@ -27,12 +31,17 @@ FaultName = Literal[
     "over_problem_budget",
 ]
 RETRIED: frozenset[FaultName] = frozenset(
-    {"rate_limited", "server_error", "timeout", "connection", "not_json", "empty"}
+    {"rate_limited", "server_error", "timeout", "unreachable", "connection", "not_json", "empty", "option_refused"}
 )
-FATAL: frozenset[FaultName] = frozenset({"unauthorized", "unknown_model"})
+FINAL: frozenset[FaultName] = frozenset({"cut_off", "blocked"})
+# The server may have answered and billed what never arrived here.
+UNKNOWN_BILL: frozenset[FaultName] = frozenset({"timeout", "connection", "not_json"})
+FATAL: frozenset[FaultName] = frozenset({"unauthorized"})
+# Trying again at once is no use, later may be: these may last, or lie in one request alone (a gateway's 403).
+LASTING: frozenset[FaultName] = frozenset({"forbidden", "unknown_model", "no_credit"})
 UNSENT: frozenset[FaultName] = frozenset({"circuit_open", "over_budget", "over_problem_budget"})
 # Replies with these failures mean that, for now, the oracle cannot be asked about anything (oracle.on_outage).
-OUTAGES: frozenset[FaultName] = frozenset({*FATAL, "circuit_open", "over_budget"})
+OUTAGES: frozenset[FaultName] = frozenset({*FATAL, "no_credit", "circuit_open", "over_budget"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,12 @@ class Fault:
     @property
     def is_retried(self) -> bool:
         """Whether the same request may succeed a little later."""
-        return self.name in RETRIED
+        return self.name in RETRIED and not self.is_final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it is what the model has to say, and billed as such: asking once more would change nothing."""
+        return self.name in FINAL or (self.name == "empty" and self.output_tokens > 0)
 
     @property
     def is_fatal(self) -> bool:

@@ -23,12 +23,15 @@ UNSENDABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # con
 _MARK = r"<\s*+/?\s*+(?:(?:problem|reference|attempt|log)(?:-\w*)?|steps?\s*\d[^<>]{0,40}|left\s+out)\s*>"
 _REPLY_TAG = r"<(\s*+/?\s*+(?:replacement|intervention|first_error)s?\s*)>"
 _REPLY_KEY = r"([\"'])(location|content|first_error|replacements|verification_log)\1"
-_CONTROL_TOKEN = r"<\|([^<>]{0,40})\|>"  # such as <|im_end|>, which would end the turn of an open model
+# What would end the turn of an open model: <|im_end|>, <\uff5cUser\uff5c> (wide bars), <end_of_turn>, </s>, [/INST].
+_CONTROL_TOKEN = r"<([|\uff5c][^<>]{0,40}[|\uff5c]|/?s|bos|eos|(?:start|end)_of_turn)>"
+_CONTROL_WORD = r"\[(/?(?:INST|SYSTEM_PROMPT))\]"
 _ALTERATIONS = (
+    (re.compile(_CONTROL_TOKEN), r"[\1]", "control_token_defused"),
+    (re.compile(_CONTROL_WORD), r"(\1)", "control_token_defused"),
     (re.compile(_MARK, re.IGNORECASE), "[mark removed]", "fence_stripped"),
     (re.compile(_REPLY_TAG, re.IGNORECASE), r"[\1]", "reply_defused"),
     (re.compile(_REPLY_KEY, re.IGNORECASE), r"`\2`", "reply_defused"),
-    (re.compile(_CONTROL_TOKEN), r"[|\1|]", "control_token_defused"),
     (UNSENDABLE, "\ufffd", "unsendable_replaced"),
 )
 

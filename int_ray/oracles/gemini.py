@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from httpx2 import Response
 
 T = TypeVar("T")
+URL = "https://generativelanguage.googleapis.com/"
+API_VERSION = "v1beta"  # where schemas and thinking budgets are documented; gateways know it best, too
 # Finish reasons that mean a filter; others beside STOP and MAX_TOKENS are hiccups of the server.
 BLOCKED = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "MODEL_ARMOR", "ESCALATION"}
 
@@ -99,7 +101,8 @@ class GeminiModel:
         # Given a client, the library does not take aiohttp, with which it repeats broken requests whatever one sets.
         self._http = AsyncClient()
         options = types.HttpOptions(
-            base_url=config.base_url,
+            base_url=config.base_url or URL,  # or else the library takes both from the environment
+            api_version=API_VERSION,
             timeout=round(1000 * deadline_s),  # ms; the server is told, too
             retry_options=types.HttpRetryOptions(attempts=1),
             httpx_async_client=self._http,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from int_ray.errors import RunError
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.answer_cache import AnswerCache
-from int_ray.oracles.chat import OUTAGES, ChatModel, Fault, Prompt
+from int_ray.oracles.chat import LASTING, OUTAGES, ChatModel, Fault, FaultName, Prompt
 from int_ray.oracles.paid_chat import Heard, PaidChat, Question
 from int_ray.oracles.prompts import PromptTemplate, prompt_hash
 from int_ray.oracles.spending import Ledger
@@ -56,7 +56,7 @@ class ModelOracle:
         self.chat = PaidChat(kind, model, self.style.max_output_tokens, config, ledger, cache)
         self.progress = progress
         self._name = f"The oracle {kind} ({model.name})"
-        self._outage: Fault | None = None  # of the current round
+        self._worth_telling: dict[FaultName, Fault] = {}  # the first one of each name, of the current round
 
     async def check(self) -> None:
         """Find out, without paying, whether key and model are accepted. Raises RunError if they are not.
@@ -67,19 +67,19 @@ class ModelOracle:
         if fault is None:
             return
         what = f"{self._name}: {fault.name}: {fault.detail}"
-        if fault.name == "unauthorized":
-            variable = f"the environment variable that oracle.{self.kind}.api_key_env names"
-            raise RunError(f"{what}; put a valid key into {variable}")
+        if fault.name in ("unauthorized", "forbidden"):
+            raise RunError(f"{what}; oracle.{self.kind}.api_key_env must name an environment variable with a valid key")
         if fault.name == "unknown_model":
             raise RunError(f"{what}; set oracle.{self.kind}.model to a model that the server has")
         self.progress.say(f"{what}; going on without, it will be tried again when it is needed")
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order. A failure in `chat.OUTAGES` means that nothing at all can be asked now."""
-        self._outage = None
+        self._worth_telling.clear()
         replies = await asyncio.gather(*(self._reply(attempt) for attempt in attempts))
-        if self._outage is not None:
-            self.progress.say(f"{self._name} cannot be asked now: {self._outage.name}: {self._outage.detail}")
+        for fault in self._worth_telling.values():
+            what = "cannot be asked now" if fault.name in OUTAGES else "refused at least one request"
+            self.progress.say(f"{self._name} {what}: {fault.name}: {fault.detail}")
         return replies
 
     async def _checked(self) -> Fault | None:
@@ -107,45 +107,47 @@ class ModelOracle:
     async def _sample(self, attempt: Attempt, prompt: Prompt, sample: int) -> OracleReply:
         """One chat through all its turns."""
         heard: list[Heard] = []
+        answers: list[str] = []
         for _ in prompt.turns:
-            result = await self._ask(Question(attempt, prompt, sample, tuple(item.answer.text for item in heard)))
+            heard.append(await self._ask(Question(attempt, prompt, sample, tuple(answers))))
+            result = heard[-1].result
             if isinstance(result, Fault):
-                return OracleReply(failure=result.name)
-            heard.append(result)
-        reply = self.template.read(attempt, heard[-1].answer.text)
+                return OracleReply(failure=result.name, source=self._source(prompt, sample, heard))
+            answers.append(result.text)
+        reply = self.template.read(attempt, answers[-1])
         source = self._source(prompt, sample, heard)
-        return replace(reply, proposals=tuple(replace(proposal, source=source) for proposal in reply.proposals))
+        proposals = tuple(replace(proposal, source=source) for proposal in reply.proposals)
+        return replace(reply, proposals=proposals, source=source)
 
     async def _categorized(self, attempt: Attempt, reply: OracleReply) -> OracleReply:
         """The reply with the answer to the second question."""
         prompt = self.template.categorize(attempt, reply.log, max_attempt_tokens=self.config.max_attempt_tokens)
         if prompt is None:
             return reply
-        result = await self._ask(Question(attempt, prompt))
+        result = (await self._ask(Question(attempt, prompt))).result
         if isinstance(result, Fault):
             return replace(reply, faults=(*reply.faults, f"category: {result.name}"))
-        category = self.template.read_category(result.answer.text)
+        category = self.template.read_category(result.text)
         unclear = ("category: unclear",) if category is None else ()
         return replace(reply, category=category, faults=(*reply.faults, *unclear))
 
-    async def _ask(self, question: Question) -> Heard | Fault:
-        result = await self.chat.ask(question)
-        if isinstance(result, Fault) and result.name in OUTAGES:
-            self._outage = result
-        return result
+    async def _ask(self, question: Question) -> Heard:
+        heard = await self.chat.ask(question)
+        if isinstance(heard.result, Fault) and heard.result.name in (*OUTAGES, *LASTING, "bad_request"):
+            self._worth_telling.setdefault(heard.result.name, heard.result)
+        return heard
 
     def _source(self, prompt: Prompt, sample: int, heard: Sequence[Heard]) -> Source:
-        """Where the proposals of one chat come from; tokens and cost are those of all its turns."""
-        answers = [item.answer for item in heard]
+        """Where the reply of one chat comes from; tokens and cost are those of all its turns, as far as known."""
         return Source(
             oracle=self.kind,
             model=self.model.name,
             prompt=prompt.name,
             prompt_hash=prompt_hash(prompt),
             sample=sample,
-            input_tokens=sum(answer.input_tokens for answer in answers),
-            output_tokens=sum(answer.output_tokens for answer in answers),
-            cost=sum(answer.cost for answer in answers),
+            input_tokens=sum(item.result.input_tokens for item in heard),
+            output_tokens=sum(item.result.output_tokens for item in heard),
+            cost=sum(item.cost for item in heard),
             cached=all(item.cached for item in heard),
         )
 
@@ -166,4 +168,18 @@ def merge(samples: Sequence[OracleReply]) -> OracleReply:
         failure=failure,
         faults=(*failures, *(fault for reply in samples for fault in reply.faults)),
         log=next((reply.log for reply in (*useful, *samples) if reply.log), ""),
+        source=_together([reply.source for reply in samples if reply.source is not None]),
+    )
+
+
+def _together(sources: Sequence[Source]) -> Source | None:
+    """The first of some samples, with tokens and cost of all."""
+    if not sources:
+        return None
+    return replace(
+        sources[0],
+        input_tokens=sum(source.input_tokens for source in sources),
+        output_tokens=sum(source.output_tokens for source in sources),
+        cost=sum(source.cost for source in sources),
+        cached=all(source.cached for source in sources),
     )

@@ -37,18 +37,16 @@ def find_drop(num_steps: int, min_drop: float) -> Generator[Look, Mapping[int, f
     Bisection, which takes for granted that the value falls once. Chance may mislead it: a drop is believed only if it
     is still there after a second helping of continuations on both sides, else the search goes on behind it. V(0) = 0
     says nothing about where the value falls: then evenly spaced boundaries are tried, and the search goes on from the
-    last one with a success. None if no boundary has any. Else there is a drop, since a failed attempt ends at value 0.
+    best of them. None if none has a value. Else there is a drop, since a failed attempt ends at value 0.
     """
     low, high = 0, num_steps
     values = yield Look((0,))
     if not values[0]:
         spread = range(0, num_steps, max(1, math.ceil(num_steps / PROBES)))
         values = yield Look(tuple(spread))
-        successful = [boundary for boundary in spread if values[boundary]]
-        if not successful:
+        if not any(values.values()):
             return None
-        low = successful[-1]
-        high = min(low + spread.step, num_steps)
+        low = max(spread, key=lambda boundary: (values[boundary], boundary))
     while True:
         while high - low > 1:
             middle = (low + high) // 2
@@ -66,14 +64,19 @@ def _drops(values: Mapping[int, float], before: int, after: int, min_drop: float
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One explored response: its first tokens were given, the rest was sampled."""
+    """One explored response. Token ids as bytes, 4 a token, so that a prefix of tokens is a prefix of bytes."""
 
-    token_ids: bytes  # 4 a token, so that a prefix of tokens is a prefix of bytes
+    given: bytes
+    sampled: bytes
     outcome: Outcome
+
+    def passes(self, prefix: bytes) -> bool:
+        """Whether the policy, from where it was started, has come through the prefix by itself."""
+        return prefix.startswith(self.given) and self.sampled.startswith(prefix[len(self.given) :])
 
 
 class Explored:
-    """All responses explored so far. Whatever its start, each counts for every boundary that it passes through."""
+    """All responses explored so far. Each counts for every boundary that the policy passed through on its way."""
 
     def __init__(self) -> None:
         self._responses: dict[str, list[Response]] = defaultdict(list)  # by problem id
@@ -81,14 +84,14 @@ class Explored:
     def add(self, group: RolloutGroup) -> None:
         """Remember the continuations of a group."""
         self._responses[group.problem.id] += [
-            Response(group.prefix_ids.tobytes() + rollout.completion.token_ids.tobytes(), rollout.outcome)
+            Response(group.prefix_ids.tobytes(), rollout.completion.token_ids.tobytes(), rollout.outcome)
             for rollout in group.rollouts
         ]
 
     def through(self, start: Start) -> list[Response]:
-        """The responses to the start's problem that begin with its prefix."""
+        """The responses to the start's problem that pass through its prefix."""
         prefix = start.prefix_ids.tobytes()
-        return [response for response in self._responses[start.problem.id] if response.token_ids.startswith(prefix)]
+        return [response for response in self._responses[start.problem.id] if response.passes(prefix)]
 
     def value(self, start: Start) -> float:
         """Success rate of the responses through the start, of those that the verifier could judge."""
@@ -148,16 +151,15 @@ class MonteCarloOracle:
         """One reply per attempt, in order, with one proposal at most."""
         explored = Explored()
         searches = [Search(attempt, self.config.min_drop) for attempt in attempts]
-        open_ = searches
         for round_ in itertools.count():
+            open_ = [search for search in searches if search.look]
             if not open_:
                 break
             await self._look(open_, explored, round_)
             for search in open_:
                 search.learn(explored)
-            still_open = [search for search in open_ if search.look]
-            self.progress.advance(len(open_) - len(still_open))
-            open_ = still_open
+                if search.look is None:
+                    self.progress.advance()
         return [self._reply(search, explored) for search in searches]
 
     async def _look(self, searches: Sequence[Search], explored: Explored, round_: int) -> None:
@@ -185,10 +187,10 @@ class MonteCarloOracle:
         own = frame(replaced.text)[1].split()
         steps = self._next_steps(search.start(search.location - 1), explored)
         content = next((step for step in steps if step.split() not in ([], own)), None)
+        if not replaced.replaceable or "\\boxed" in (content or ""):
+            return OracleReply(failure="error_in_answer", log=log)
         if content is None:
             return OracleReply(failure="no_other_step", log=log)
-        if not replaced.replaceable or "\\boxed" in content:
-            return OracleReply(failure="error_in_answer", log=log)
         self.located += 1
         source = Source("monte_carlo", "policy", output_tokens=search.tokens)
         return OracleReply((Proposal(search.location, content, search.location, source),), log=log)
@@ -197,7 +199,7 @@ class MonteCarloOracle:
         """What the successful responses through the start say in their next step."""
         for response in explored.through(start):
             if response.outcome is Outcome.CORRECT:
-                token_ids = np.frombuffer(response.token_ids, np.int32)[len(start.prefix_ids) :]
-                step = self.segmenter.steps(token_ids)[0]  # a success has tokens
+                token_ids = np.frombuffer(response.given + response.sampled, np.int32)
+                step = self.segmenter.steps(token_ids[len(start.prefix_ids) :])[0]  # a success has tokens
                 if step.replaceable:
                     yield frame(step.text)[1]

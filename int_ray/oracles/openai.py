@@ -11,16 +11,28 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import NonNegativeInt, ValidationError
 
 from int_ray.oracle_config import OpenAIConfig
-from int_ray.oracles.api import CHECK_DEADLINE_S, Body, one_line, read_key, status_fault, transport_fault, unreadable
+from int_ray.oracles.api import (
+    CHECK_DEADLINE_S,
+    Body,
+    one_line,
+    read_error,
+    read_key,
+    status_fault,
+    transport_fault,
+    unreadable,
+)
 from int_ray.oracles.chat import Answer, ChatRequest, Fault, FaultName
 
 if TYPE_CHECKING:
-    from openai import APIStatusError
+    from httpx2 import Response
 
 T = TypeVar("T")
+URL = "https://api.openai.com/v1"
 logger = logging.getLogger(__name__)
-# Options that a server may not know, and how its 400 or 422 then speaks of them.
+# Options that a server may not know, how its 400 or 422 then speaks of them, and what it says beside their names.
 OPTIONAL = {"response_format": r"response.?format|json.?schema", "seed": r"\bseed\b"}
+REFUSAL = r"unknown|unsupported|not\s(?:yet\s)?support|unrecogni[sz]ed|unexpected|unavailable|\bextra"
+BESIDE = r"[^.;{}]{0,40}"
 
 
 class Message(Body):
@@ -64,7 +76,7 @@ class ModelList(Body):
 
 
 class OpenAIModel:
-    """Implements ChatModel. An option that the server refuses is left out from then on; a refusal is not billed."""
+    """Implements ChatModel. An option that the server refuses is a retried fault, and left out from then on."""
 
     cacheable = True
 
@@ -80,7 +92,10 @@ class OpenAIModel:
         self._key = read_key(config.api_key_env)
         self._left_out: set[str] = set()
         self._client = AsyncOpenAI(
-            api_key=self._key or "EMPTY", base_url=config.base_url, max_retries=0, timeout=deadline_s
+            api_key=self._key or "EMPTY",
+            base_url=config.base_url or URL,  # or else the library takes it from the environment
+            max_retries=0,
+            timeout=deadline_s,
         )
 
     async def check(self) -> Fault | None:
@@ -110,11 +125,10 @@ class OpenAIModel:
                 **options,
             )
         except APIStatusError as error:
-            refused = _refused_options(error) & options.keys()
+            refused = _refused_options(error.response) & options.keys()
             if not refused:
                 raise
-            self._leave_out(refused, error)
-            return await self._complete(request)
+            return self._leave_out(refused, error.response)
         return self._read(response.content)
 
     def _options(self, request: ChatRequest) -> dict[str, Any]:
@@ -124,13 +138,14 @@ class OpenAIModel:
             options["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {name: value for name, value in options.items() if name not in self._left_out}
 
-    def _leave_out(self, refused: set[str], error: APIStatusError) -> None:
+    def _leave_out(self, refused: set[str], response: Response) -> Fault:
         """From now on; of many requests in flight, the first one tells."""
-        if refused <= self._left_out:
-            return
-        self._left_out |= refused
-        reason = one_line(error.response.text, self._key)
-        logger.warning("%s: going on without %s, which the server refuses: %s", self.name, ", ".join(refused), reason)
+        reason = one_line(f"HTTP {response.status_code}: {read_error(response).message}", self._key)
+        if not refused <= self._left_out:
+            self._left_out |= refused
+            names = ", ".join(sorted(refused))
+            logger.warning("%s: going on without %s, which the server refuses: %s", self.name, names, reason)
+        return Fault("option_refused", reason)
 
     def _read(self, body: bytes) -> Answer | Fault:
         try:
@@ -195,7 +210,16 @@ def _flaw(reply: Reply) -> tuple[FaultName, str] | None:
     return None if message.content.strip() else ("empty", f"finish reason {reason}")
 
 
-def _refused_options(error: APIStatusError) -> set[str]:
-    if error.status_code not in (400, 422):
+def _refused_options(response: Response) -> set[str]:
+    """The options that a refusal is about; one that only quotes the request is about none."""
+    if response.status_code not in (400, 422):
         return set()
-    return {name for name, pattern in OPTIONAL.items() if re.search(pattern, error.response.text, re.IGNORECASE)}
+    error = read_error(response)
+    if error.param:
+        return {error.param.partition(".")[0]}
+    return {name for name, pattern in OPTIONAL.items() if _is_refused(pattern, error.message)}
+
+
+def _is_refused(option: str, message: str) -> bool:
+    either_way = rf"(?:{REFUSAL}){BESIDE}(?:{option})|(?:{option}){BESIDE}(?:{REFUSAL})"
+    return re.search(either_way, message, re.IGNORECASE) is not None

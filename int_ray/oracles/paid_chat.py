@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.answer_cache import AnswerCache, PaidAnswer, question_key
-from int_ray.oracles.chat import ChatModel, ChatRequest, Fault, Message, Prompt
+from int_ray.oracles.chat import Answer, ChatModel, ChatRequest, Fault, Message, Prompt
 from int_ray.oracles.patience import Patience
 from int_ray.oracles.prompts import prompt_hash
 from int_ray.oracles.spending import Call, Ledger
@@ -42,10 +42,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An answer, and whether it had been paid before."""
+    """What came of a question, what that cost, and whether it had been paid before."""
 
-    answer: PaidAnswer
-    cached: bool
+    result: Answer | Fault
+    cost: float
+    cached: bool = False
 
 
 class PaidChat:
@@ -69,8 +70,8 @@ class PaidChat:
         self.patience = Patience(config.limits)
         self._gate = asyncio.Semaphore(config.concurrency)
 
-    async def ask(self, question: Question) -> Heard | Fault:
-        """The answer, from the cache or paid; or why there is none."""
+    async def ask(self, question: Question) -> Heard:
+        """The answer, from the cache or paid; or why there is none, with the bill of the last try."""
         key = question_key(
             question.attempt,
             prompt_hash(question.prompt),
@@ -81,17 +82,17 @@ class PaidChat:
         )
         call = Call(self.kind, self.model.name, question.attempt.problem.id, key)
         if not self.model.cacheable:
-            return _heard(await self._pay(call, question.request), cached=False)
+            return await self._pay(call, question.request)
         async with self.cache.alone(key):
             found = self.cache.get(key)
             if found is None:
-                return _heard(await self._pay(call, question.request), cached=False)
+                return await self._pay(call, question.request)
         self.ledger.found(
             replace(call, input_tokens=found.input_tokens, output_tokens=found.output_tokens, cost=found.cost)
         )
-        return _heard(found, cached=True)
+        return Heard(found.result, found.cost, cached=True)
 
-    async def _pay(self, call: Call, request: ChatRequest) -> PaidAnswer | Fault:
+    async def _pay(self, call: Call, request: ChatRequest) -> Heard:
         """Ask the model itself, with retries."""
         input_tokens = input_bound(request)
         cost = self.ledger.cost(call.model, input_tokens, self.max_output_tokens)
@@ -102,7 +103,10 @@ class PaidChat:
 
         async with self._gate:
             # Looked at before a turn is waited for: at a slow pace, many refusals would take long.
-            return self.ledger.refusal(bound) or await self.patience.ask(send)
+            paid = self.ledger.refusal(bound) or await self.patience.ask(send)
+        if isinstance(paid, PaidAnswer):
+            return Heard(paid.result, paid.cost)
+        return Heard(paid, self.ledger.cost(call.model, paid.input_tokens, paid.output_tokens))
 
     async def _send(self, bound: Call, request: ChatRequest) -> PaidAnswer | Fault:
         """One call within the budget."""
@@ -124,9 +128,3 @@ def input_bound(request: ChatRequest) -> int:
     texts = [message.content for message in request.messages]
     texts += [json.dumps(request.schema)] if request.schema is not None else []
     return sum(len(text.encode("utf-8", "replace")) + MESSAGE_TOKENS for text in texts)
-
-
-def _heard(paid: PaidAnswer | Fault, *, cached: bool) -> Heard | Fault:
-    if isinstance(paid, Fault):
-        return paid
-    return Heard(paid, cached) if paid.fault is None else Fault(paid.fault)

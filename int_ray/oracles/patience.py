@@ -14,7 +14,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_random_exponential
 
 from int_ray.oracle_config import LimitsConfig
-from int_ray.oracles.chat import UNSENT, Fault
+from int_ray.oracles.chat import LASTING, UNSENT, Fault
 
 Result = TypeVar("Result")
 Send = Callable[[int], Awaitable[Result | Fault]]  # makes one try; its argument is 1 for the first
@@ -82,7 +82,7 @@ class Patience:
 
 
 class Breaker:
-    """Opens after too many failed requests in a row, and for good after a fault that every request would meet."""
+    """Opens for a while after too many failed requests in a row or one unpaid bill, for good after a refused key."""
 
     def __init__(self, limits: LimitsConfig) -> None:
         self.limits = limits
@@ -99,15 +99,15 @@ class Breaker:
         """Learn how a request, all its tries included, has ended; None: with an answer."""
         if self._rests_until == math.inf or (fault is not None and fault.name in UNSENT):
             return
-        if fault is None or not (fault.is_retried or fault.is_fatal):  # also a refusal shows that the server is there
-            self._failed, self.fault = 0, None
+        if fault is None or not (fault.is_retried or fault.is_fatal or fault.name in LASTING):
+            self._failed, self.fault = 0, None  # also a filter or a cut shows that the server is there
         elif fault.is_fatal:
             self._open(Fault(fault.name, fault.detail), math.inf)
         else:
             self._failed += 1
             asked = _asked_pause(fault)
             too_many = self._failed >= self.limits.breaker_failures or self.fault is not None
-            if too_many or asked > self.limits.longest_wait_s:
+            if too_many or asked > self.limits.longest_wait_s or fault.name == "no_credit":
                 detail = f"{self._failed} failed requests in a row, the last one with {fault.name}: {fault.detail}"
                 self._open(Fault("circuit_open", detail), max(asked, self.limits.breaker_cooldown_s))
 

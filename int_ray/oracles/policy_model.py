@@ -15,7 +15,8 @@ from int_ray.types import TokenIds
 class PolicyModel:
     """Implements ChatModel. The same question to the same weights always gets the same answer, to others another one.
 
-    `encode` applies the chat template, `deadline_s` bounds one answer. An engine that dies ends the run, as it does while sampling rollouts.
+    `encode` applies the chat template, `deadline_s` bounds one answer. An engine that dies or hangs ends the run, as it
+    does while sampling rollouts.
     """
 
     name = "policy"
@@ -43,12 +44,15 @@ class PolicyModel:
         Faults: bad_request (the context has no room for an answer), cut_off, timeout.
         """
         config, prompt = self.config, self.encode(request.messages)
+        limit = asyncio.timeout(self.deadline_s)
         try:
-            async with asyncio.timeout(self.deadline_s):
+            async with limit:
                 (completion,) = await self.policy.write(
                     [prompt], config.temperature, config.top_p, config.max_tokens, seed=request.sample
                 )
         except TimeoutError:
+            if not limit.expired():
+                raise
             return Fault("timeout", f"the engines gave no answer in time (oracle.deadline_s: {self.deadline_s:g})")
         spent = {"input_tokens": len(prompt), "output_tokens": len(completion.token_ids)}
         if completion.finished:

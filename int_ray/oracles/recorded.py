@@ -43,10 +43,10 @@ class RecordedOracle:
 
     def propose(self, attempt: Attempt) -> OracleReply:
         """All interventions of the file that fit the attempt."""
-        steps = [_squeezed(step.text) for step in attempt.steps]
-        problem = attempt.problem
+        problem, steps = attempt.problem, [_squeezed(step.text) for step in attempt.steps]
+        beginnings = ["", *accumulate(steps)]  # the attempt up to each step boundary
         known = [*self._by_question.get(_squeezed(problem.question), ()), *self._by_id.get(problem.id, ())]
-        located = ((_location(item, steps), item) for item in known)
+        located = ((_location(item, steps, beginnings), item) for item in known)
         proposals = tuple(
             Proposal(location, item.content, source=self.source) for location, item in located if location is not None
         )
@@ -60,6 +60,8 @@ def load_recorded(path: Path) -> RecordedOracle:
     try:
         for number, row in read_rows(path):
             try:
+                if isinstance(row, BadRow):
+                    raise row
                 written.append(read_intervention_row(row))
             except BadRow as reason:
                 bad.append(f"row {number}: {reason}")
@@ -71,12 +73,11 @@ def load_recorded(path: Path) -> RecordedOracle:
     return RecordedOracle(written, str(path))
 
 
-def _location(item: WrittenIntervention, steps: Sequence[str]) -> int | None:
+def _location(item: WrittenIntervention, steps: Sequence[str], beginnings: Sequence[str]) -> int | None:
     """The step of an attempt that a line is about, from 1; None if the line does not fit."""
     if not item.steps:
         replaced = _squeezed(item.replaced)
         return steps.index(replaced) + 1 if replaced in steps else None
-    beginnings = ["", *accumulate(steps)]  # the attempt up to each step boundary
     before = _squeezed("".join(item.steps[: item.location - 1]))
     if before not in beginnings or before + _squeezed(item.replaced) not in beginnings:
         return None

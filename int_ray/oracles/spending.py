@@ -1,7 +1,8 @@
 """What the oracle costs: budgets that concurrent calls never overspend together, and a file that outlives a crash.
 
 A call is one request on the wire; a retry is another call. Before a call its upper bound is reserved, afterwards it
-counts with what was billed. A call that a crash broke off may have been billed, so it goes on counting with its bound.
+counts with what was billed. Where nobody knows what was billed, since the process or the connection ended or no answer
+came in time, it goes on counting with its bound.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
 from int_ray.journal import Journal, read_records
-from int_ray.oracle_config import BudgetConfig, OracleConfig, Price
-from int_ray.oracles.chat import Answer, Fault
+from int_ray.oracle_config import BudgetConfig, GeminiConfig, OpenAIConfig, OracleConfig, Price
+from int_ray.oracles.chat import UNKNOWN_BILL, Answer, Fault
 
 UNBILLED = frozenset({"policy"})  # kinds that cost time alone: written down, but held to no budget
+BROKEN_OFF = "broken_off"  # what a call is counted as that ended with its process
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request to one model. Tokens and cost are upper bounds until it has ended, then what was billed."""
+    """One request to one model. Tokens and cost are upper bounds until its bill is known, then what was billed."""
 
     oracle: str  # kind
     model: str
@@ -34,6 +36,12 @@ class Call:
     nth_try: int = 1  # 2 is the first retry
     number: int = 0
     fault: str | None = None
+    detail: str = ""  # of the fault, for people
+
+    @property
+    def is_bill_known(self) -> bool:
+        """Whether a call that is over was billed what its tokens and cost say; else that much at most."""
+        return self.fault not in (*UNKNOWN_BILL, BROKEN_OFF)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +85,14 @@ class Spend:
     output_tokens: int = 0
     cost: float = 0.0  # in the currency of oracle.prices
     cached: int = 0  # questions whose answer was there already
-    broken_off: int = 0  # calls that ended with their process; part of `calls`, their bill is unknown
+    unknown: int = 0  # calls that may have been billed; part of `calls`, but not of the tokens and cost above
+    unknown_tokens: int = 0  # upper bound of what they were billed
+    unknown_cost: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)  # of calls, by name
 
     def metrics(self) -> Mapping[str, float]:
         """Totals since the run began, for its metrics."""
-        names = ("calls", "input_tokens", "output_tokens", "cost", "cached", "broken_off")
-        totals = {f"oracle/{name}": getattr(self, name) for name in names}
+        totals = {f"oracle/{item.name}": getattr(self, item.name) for item in fields(self) if item.name != "faults"}
         return totals | {f"oracle/fault/{name}": count for name, count in sorted(self.faults.items())}
 
     def story(self) -> str:
@@ -93,8 +102,9 @@ class Spend:
             parts.append(f"cost {self.cost:,.3f}")
         if self.cached:
             parts.append(f"{self.cached} answers from the cache")
-        if self.broken_off:
-            parts.append(f"{self.broken_off} calls broken off")
+        if self.unknown:
+            money = f" and {self.unknown_cost:,.3f}" if self.unknown_cost else ""
+            parts.append(f"{self.unknown} calls with an unknown bill, {self.unknown_tokens:,} tokens{money} at most")
         if self.faults:
             parts.append("faults: " + ", ".join(f"{count} {name}" for name, count in self.faults.most_common()))
         return "; ".join(parts)
@@ -157,13 +167,10 @@ class Ledger:
 
     def end(self, call: Call, result: Answer | Fault) -> None:
         """Write down and settle what a reserved call was billed, fault or not."""
-        bill = replace(
-            call,
-            input_tokens=result.input_tokens,
-            output_tokens=result.output_tokens,
-            cost=self.cost(call.model, result.input_tokens, result.output_tokens),
-            fault=result.name if isinstance(result, Fault) else None,
-        )
+        bill = replace(call, fault=result.name, detail=result.detail) if isinstance(result, Fault) else call
+        if bill.is_bill_known:
+            cost = self.cost(call.model, result.input_tokens, result.output_tokens)
+            bill = replace(bill, input_tokens=result.input_tokens, output_tokens=result.output_tokens, cost=cost)
         self._journal.write("ended", **asdict(bill))
         del self._open[call.number]
         self._settle(bill)
@@ -191,36 +198,43 @@ class Ledger:
             else:
                 self.spend.cached += 1
         for call in broken_off.values():
-            self.spend.calls += 1
-            self.spend.broken_off += 1
-            self._charge(call)
+            self._settle(replace(call, fault=BROKEN_OFF))
 
     def _settle(self, bill: Call) -> None:
+        """Add up a call that is over, and count it against the budgets."""
         self.spend.calls += 1
-        self.spend.input_tokens += bill.input_tokens
-        self.spend.output_tokens += bill.output_tokens
-        self.spend.cost += bill.cost
         if bill.fault is not None:
             self.spend.faults[bill.fault] += 1
-        self._charge(bill)
+        if bill.is_bill_known:
+            self.spend.input_tokens += bill.input_tokens
+            self.spend.output_tokens += bill.output_tokens
+            self.spend.cost += bill.cost
+        else:
+            self.spend.unknown += 1
+            self.spend.unknown_tokens += bill.input_tokens + bill.output_tokens
+            self.spend.unknown_cost += bill.cost
+        if bill.oracle not in UNBILLED:
+            self._run = self._run.plus([bill])
+            self._problems[bill.problem] = self._problems[bill.problem].plus([bill])
 
-    def _charge(self, call: Call) -> None:
-        """Count a call against the budgets."""
-        if call.oracle not in UNBILLED:
-            self._run = self._run.plus([call])
-            self._problems[call.problem] = self._problems[call.problem].plus([call])
+
+def budget_errors(config: OracleConfig) -> list[str]:
+    """One line per budget of money that lacks a model's price, and per budget that allows no call at all."""
+    apis: dict[str, GeminiConfig | OpenAIConfig] = {"gemini": config.gemini, "openai": config.openai}
+    asked = [kind for kind in (config.kind, *config.fallback) if kind in apis]
+    return list(dict.fromkeys(line for kind in asked for line in _budget_errors(kind, apis[kind], config)))
 
 
-def price_errors(config: OracleConfig) -> list[str]:
-    """One line per model that a money budget cannot hold, for want of its price in `oracle.prices`."""
-    budget = config.budget
-    if budget.cost is None and budget.cost_per_problem is None:
-        return []
-    models = {"gemini": config.gemini.model, "openai": config.openai.model}
-    asked = [models[kind] for kind in (config.kind, *config.fallback) if kind in models]
-    return [
-        f"oracle.prices: a budget of money needs the price of {model!r}; add {{{model}: {{input: .., output: ..}}}}, "
-        "per million tokens"
-        for model in dict.fromkeys(asked)
-        if model not in config.prices
-    ]
+def _budget_errors(kind: str, api: GeminiConfig | OpenAIConfig, config: OracleConfig) -> Iterable[str]:
+    """Those of one kind."""
+    budget, price = config.budget, config.prices.get(api.model)
+    if price is None and (budget.cost is not None or budget.cost_per_problem is not None):
+        yield (
+            f"oracle.prices: a budget of money needs the price of {api.model!r}; "
+            f"add {{{api.model}: {{input: .., output: ..}}}}, per million tokens"
+        )
+    longest = _Amount(1, api.max_output_tokens, price.output * api.max_output_tokens / 1e6 if price else 0.0)
+    for suffix in ("", "_per_problem"):
+        if limit := longest.exceeded(budget, suffix):
+            tokens = f"oracle.{kind}.max_output_tokens = {api.max_output_tokens}"
+            yield f"{limit}: no call would be made, since an answer may have {tokens}; raise it or shorten the answers"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from int_ray.report.run_files import Run, Score
 
+DIGITS = 2  # of every share that is shown
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -19,12 +21,15 @@ class Comparison:
 
     @property
     def change(self) -> str:
-        """`higher`, `lower`, or `no clear change` where the 95% intervals touch."""
+        """`higher`, `lower`, or `no clear change` where the 95% intervals, as shown, touch."""
         if self.end is None:
             return ""
-        if self.end.low > self.base.high:
+        base_low, base_high, low, high = (
+            round(bound, DIGITS) for bound in (self.base.low, self.base.high, self.end.low, self.end.high)
+        )
+        if low > base_high:
             return "higher"
-        return "lower" if self.end.high < self.base.low else "no clear change"
+        return "lower" if high < base_low else "no clear change"
 
     @property
     def verdict(self) -> str:

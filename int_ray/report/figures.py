@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"good": GREEN, "bad": RED, "": BLUE}
-ROW = 46  # pixels of a labelled row
+ROW = 48  # pixels of a labelled row
 
 
 def curve(run: Run, figure: str, title: str) -> Markup:
@@ -47,7 +47,7 @@ def before_and_after(name: str, comparisons: Sequence[Comparison]) -> Markup:
     def draw(canvas: Figure) -> None:
         axes = _labelled_rows(canvas, [(item.set, _means(item)) for item in comparisons])
         for place, item in enumerate(comparisons):
-            _interval(axes, -place + 0.1, item.base, MUTED, filled=False)
+            _interval(axes, -place + 0.08, item.base, MUTED, filled=False)
             if item.end is not None:
                 _interval(axes, -place - 0.12, item.end, COLOURS[item.verdict], filled=True)
         axes.set_xticks((0, 0.25, 0.5, 0.75, 1))
@@ -76,9 +76,9 @@ def _labelled_rows(canvas: Figure, labels: Sequence[tuple[str, str]]) -> Axes:
     """Axes from 0 to 1 with a row at y = 0, -1, ... and, above each, a name on the left and a value on the right."""
     axes = canvas.subplots()
     for place, (name, value) in enumerate(labels):
-        axes.text(0, -place + 0.25, name, va="bottom", color=INK)
-        axes.text(1, -place + 0.25, value, va="bottom", ha="right", color=INK)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-len(labels) + 0.6, 0.7), yticks=())
+        axes.text(0, -place + 0.28, name, va="bottom", color=INK)
+        axes.text(1, -place + 0.28, value, va="bottom", ha="right", color=INK)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-len(labels) + 0.6, 0.72), yticks=())
     axes.spines["left"].set_visible(False)
     return axes
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-# Characters that hide, reorder or break text: controls, soft hyphen, bidi and zero-width formats, surrogates, tags.
-# The joiners U+200C and U+200D stay: some scripts and emoji need them.
+# Characters that hide, reorder or break text: controls, soft hyphen, bidi and zero-width formats, surrogates, tags,
+# non-characters. The joiners U+200C and U+200D stay: some scripts and emoji need them.
 HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 

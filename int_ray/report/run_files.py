@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import yaml
 from pydantic import AliasPath, AwareDatetime, BaseModel, Field, FiniteFloat, ValidationError
@@ -20,22 +20,26 @@ SHORT = 0.01  # phases below this share of the time are shown together
 ENDINGS = ("finished", "interrupted", "failed")
 Model = TypeVar("Model", bound=BaseModel)
 
+Iteration = Annotated[int, Field(ge=0, lt=10**9)]
+Share = Annotated[float, Field(ge=0, le=1)]
+FigureName = Annotated[str, Field(pattern=r"^(pass@[1-9]\d*|unsolved)$")]
+
 
 class Row(BaseModel):
     """One iteration of metrics.jsonl."""
 
-    iteration: int
-    reward: FiniteFloat = Field(alias="rollout/reward")
-    unsolved: FiniteFloat = Field(alias="rollout/unsolved")
-    zero_advantage: FiniteFloat = Field(alias="rollout/zero_advantage")
+    iteration: Iteration
+    reward: Share = Field(alias="rollout/reward")
+    unsolved: Share = Field(alias="rollout/unsolved")
+    zero_advantage: Share = Field(alias="rollout/zero_advantage")
 
 
 class Score(BaseModel):
     """A mean over problems with its 95% interval."""
 
-    mean: FiniteFloat
-    low: FiniteFloat
-    high: FiniteFloat
+    mean: Share
+    low: Share
+    high: Share
 
 
 class Event(BaseModel):
@@ -43,10 +47,10 @@ class Event(BaseModel):
 
     time: AwareDatetime
     event: str
-    iteration: int = 0
+    iteration: Iteration = 0
     set: str = ""  # evaluated
     num_problems: int = 0
-    figures: dict[str, Score] = {}
+    figures: dict[FigureName, Score] = {}
     problems: int = Field(default=0, alias="intervention/problems")  # intervention_round
     attempts: int = Field(default=0, alias="intervention/attempts")
     tested: int = Field(default=0, alias="intervention/tested")
@@ -137,7 +141,7 @@ def read_lines(path: Path, model: type[Model], notes: list[str]) -> Iterator[Mod
             except ValidationError:
                 unreadable += bool(line.strip())
     if unreadable:
-        notes.append(f"{counted(unreadable, 'line')} of {path.name} cannot be read and left out.")
+        notes.append(f"{counted(unreadable, 'line')} of {path.name} cannot be read.")
 
 
 def _read_config(path: Path, run: Run) -> None:
@@ -147,7 +151,7 @@ def _read_config(path: Path, run: Run) -> None:
     run.config = path.read_text(encoding="utf-8", errors="replace")
     try:
         run.settings = Settings.model_validate(yaml.safe_load(run.config))
-    except (yaml.YAMLError, ValidationError):
+    except (yaml.YAMLError, ValueError):
         run.notes.append(f"{path.name} is not a config; its text is below.")
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
 
-from int_ray.report.comparison import compare_evaluations
+from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.examples import choose_examples, read_examples
 from int_ray.report.figures import before_and_after, curve, time_shares
 from int_ray.report.page import render
@@ -23,15 +22,18 @@ def write_report(folder: Path) -> Path:
     """Write `report.html` into a run folder from what is there, finished or not. Raises ConfigError if it is no run."""
     run = read_run(folder)
     examples = choose_examples(read_examples(folder, run))
-    by_figure = sorted(compare_evaluations(run), key=lambda item: item.figure)
-    groups = [list(items) for _, items in groupby(by_figure, key=lambda item: item.figure)]
+    by_figure: dict[str, list[Comparison]] = {}
+    for item in compare_evaluations(run):
+        by_figure.setdefault(item.figure, []).append(item)
     page = render(
         "run.html",
         title=f"{run.name}: int_ray run",
         run=run,
         verdict=judge(run),
         curves=[(*texts, curve(run, name, texts[0])) for name, texts in CURVES.items()] if run.rows else [],
-        evaluations=[(items, before_and_after(f"evaluation-{place}", items)) for place, items in enumerate(groups)],
+        evaluations=[
+            (items, before_and_after(f"evaluation-{place}", items)) for place, items in enumerate(by_figure.values())
+        ],
         time=time_shares(phase_shares(run.seconds)) if run.seconds else None,
         minutes=sum(run.seconds.values()) / 60,
         examples=examples,

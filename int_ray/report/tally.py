@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, NonNegativeFloat, NonNegativeInt
 
+from int_ray.oracles.chat import UNKNOWN_BILL
 from int_ray.report.lines import Line, Status
 from int_ray.report.page import counted
 from int_ray.report.run_files import read_lines
@@ -49,7 +50,9 @@ class Replies:
     cost: float = 0.0
 
     def add(self, line: Line, source: Source) -> None:
-        """Count the reply that a proposal comes from."""
+        """Count the reply that a line comes from, if any came."""
+        if line.content is None and not source.output_tokens:
+            return
         reply = (line.attempt, source.prompt_hash, source.sample)
         if reply in self.seen:
             return
@@ -79,6 +82,7 @@ class Bill:
 
     calls: int = 0
     failed: int = 0
+    unknown: int = 0  # calls that may have been billed: part of `calls`, but not of what follows
     input_tokens: int = 0
     output_tokens: int = 0
     cost: float = 0.0
@@ -94,6 +98,9 @@ def read_bill(run_folder: Path, notes: list[str]) -> Bill | None:
         if call.event == "ended":
             bill.calls += 1
             bill.failed += call.fault is not None
+            if call.fault in UNKNOWN_BILL:
+                bill.unknown += 1
+                continue
             bill.input_tokens += call.input_tokens
             bill.output_tokens += call.output_tokens
             bill.cost += call.cost

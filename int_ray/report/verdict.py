@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from int_ray.report.comparison import compare_evaluations
+from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.page import counted
 from int_ray.report.run_files import Row, Run
 
@@ -35,18 +35,17 @@ def _headline(run: Run) -> str:
     if not after:
         return "Just patched: too early to tell."
     now = _mean(after, "unsolved")
-    drop = _mean(before, "unsolved") - now if before else 0.0
-    was_stuck = not before or now + drop >= STUCK
-    if was_stuck and now >= STUCK and drop < CLEAR:
+    was = _mean(before, "unsolved") if before else now
+    if min(was, now) >= STUCK and was - now < CLEAR:
         return "Patched, and still stuck." if run.patches else "The run is stuck."
-    if run.patches and was_stuck and drop >= LARGE:
+    if run.patches and was >= STUCK and was - now >= LARGE:
         return "Stuck, then freed by a patch."
     when = "after the patch" if run.patches else "without an intervention"
-    if drop >= CLEAR:
+    if was - now >= CLEAR:
         return f"The run made progress {when}."
-    if drop <= -CLEAR:
+    if now - was >= CLEAR:
         return f"The run got worse {when}."
-    return "Patched at the start, and moving." if not before else f"Little has changed {when}."
+    return f"Little has changed {when}." if before else "Patched at the start, and moving."
 
 
 def _before(run: Run) -> list[Row]:
@@ -88,6 +87,8 @@ def _rounds(run: Run) -> list[str]:
     if not rounds:
         return []
     tested, kept = (sum(getattr(event, name) for event in rounds) for name in ("tested", "kept"))
+    if not tested:
+        return ["The oracle was asked, but no intervention came of it."]
     helped = (
         "helped: going on from its own steps and the new one, the policy reached a right answer"
         if run.settings.filters
@@ -118,12 +119,15 @@ def _move(was: str, now: str) -> str:
 
 
 def _scores(run: Run) -> list[str]:
-    """pass@k of the largest k, before and after, on every set."""
-    compared = [item for item in compare_evaluations(run) if item.end and item.figure.startswith("pass@")]
-    largest = max((item.figure for item in compared), key=lambda figure: int(figure.removeprefix("pass@")), default="")
-    sets = [
-        f"{item.set} from {item.base.mean:.2f} to {item.end.mean:.2f} ({item.change})"
-        for item in compared
-        if item.figure == largest and item.end
-    ]
-    return [f"Evaluated by {largest}: {', '.join(sets)}."] if sets else []
+    """pass@k of the largest k, before and after, on every set; and whatever has become worse."""
+    compared = [item for item in compare_evaluations(run) if item.end]
+    sizes = [int(item.figure.removeprefix("pass@")) for item in compared if item.figure.startswith("pass@")]
+    largest = f"pass@{max(sizes, default=0)}"
+    sets = [f"{item.set} {_from_to(item)} ({item.change})" for item in compared if item.figure == largest]
+    worse = [f"{item.figure} on {item.set}, {_from_to(item)}" for item in compared if item.verdict == "bad"]
+    sentences = [f"Evaluated by {largest}: {', '.join(sets)}."] if sets else []
+    return [*sentences, f"Clearly worse: {'; '.join(worse)}."] if worse else sentences
+
+
+def _from_to(item: Comparison) -> str:
+    return f"from {item.base.mean:.2f} to {item.end.mean:.2f}" if item.end else ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +24,13 @@ from int_ray.types import (
     Proposal,
     Purpose,
     RolloutGroup,
+    Start,
     TestedIntervention,
     TokenIds,
 )
 from tests.factories import attempt, problem
 from tests.fake_engine import FakeEngine
+from tests.fakes import FakeProgress
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -43,25 +46,13 @@ class FakeGrader:
         return [Outcome.CORRECT] * len(completions)
 
 
-class CountingProgress:
-    def __init__(self) -> None:
-        self.done = 0
-
-    def phase(self, name: str, total: int) -> None: ...
-
-    def advance(self, amount: int = 1) -> None:
-        self.done += amount
-
-    def say(self, message: str) -> None: ...
-
-
 class Setup:
     """A pool over fake engines. A problem's answer is how many milliseconds its rollouts take."""
 
     def __init__(self, num_engines: int = 2, *, versions: Sequence[int] = (0, 0), **config: Any) -> None:
         spawn: Any = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100)
         self.engines = [spawn.remote(version) for version in versions[:num_engines]]
-        self.grader, self.progress = FakeGrader(), CountingProgress()
+        self.grader, self.progress = FakeGrader(), FakeProgress()
         ray.get(
             [engine.counts.remote() for engine in self.engines]
         )  # their processes are up: deadlines are for answers
@@ -143,6 +134,89 @@ def test_resuming_sends_the_prefix_and_leaves_it_room_in_the_limit():
         np.testing.assert_array_equal(group.rollouts[0].completion.token_ids, [3, 50 - 3])
         assert TestedIntervention(resumed, group).helps
     assert len(set(seeds(groups))) == 4
+
+
+def explore(setup: Setup, *prefixes: Sequence[int], n: int = 2, round_: int = 0) -> list[RolloutGroup]:
+    starts = [Start(problem(), np.array([1], np.int32), np.array(prefix, np.int32)) for prefix in prefixes]
+    return asyncio.run(setup.pool.continue_from(starts, n, 1.3, round_))
+
+
+def test_exploring_masks_nothing_and_grades_in_order():
+    setup = Setup(1, temperature=0.6, top_p=0.9, top_k=5)
+    groups = explore(setup, [5, 6, 7], [], n=3)
+    assert [group.prefix_ids.tolist() for group in groups] == [[5, 6, 7], []]
+    assert [group.rollouts[0].completion.token_ids.tolist() for group in groups] == [[3, 47], [0, 50]]
+    assert all(rollout.outcome is Outcome.CORRECT for group in groups for rollout in group.rollouts)
+    for sampling in ray.get(setup.engines[0].requests.remote()):
+        assert (sampling.n, sampling.temperature, sampling.top_p, sampling.top_k) == (3, 1.3, 1.0, 0)
+    assert setup.progress.done == 0  # an oracle counts attempts, not groups
+
+
+def test_training_rollouts_are_sampled_as_the_config_says():
+    setup = Setup(1, temperature=0.7, top_p=0.9, top_k=5)
+    setup.sample([1], n=4)
+    (sampling,) = ray.get(setup.engines[0].requests.remote())
+    assert (sampling.n, sampling.max_tokens) == (4, 50)
+    assert (sampling.temperature, sampling.top_p, sampling.top_k) == (0.7, 0.9, 5)
+
+
+def test_exploring_repeats_nothing_but_itself():
+    setup = Setup()
+    first = seeds(explore(setup, [5], [5], [6]))
+    assert len(set(first)) == 6 and first == seeds(explore(setup, [5], [5], [6]))
+    assert not set(first) & set(seeds(explore(setup, [5], [5], [6], round_=1)))
+    tests = asyncio.run(setup.pool.resume_from([intervention(5)], 2, 0))
+    assert not set(seeds(explore(setup, [9, 5]))) & set(seeds(tests))
+
+
+def write(setup: Setup, *prompts: Sequence[int], seed: int = 0) -> list[Completion]:
+    arrays = [np.array(prompt, np.int32) for prompt in prompts]
+    return asyncio.run(setup.pool.write(arrays, temperature=0.7, top_p=0.8, max_tokens=90, seed=seed))
+
+
+def test_written_answers_come_in_order_and_are_not_graded():
+    setup = Setup(1)
+    answers = write(setup, [30], [1])
+    assert [answer.token_ids.tolist() for answer in answers] == [[0, 90], [0, 90]]
+    asked = ray.get(setup.engines[0].requests.remote())
+    assert [answer.seed for answer in answers] == [sampling.seed for sampling in asked]
+    assert {(one.n, one.max_tokens, one.temperature, one.top_p, one.top_k) for one in asked} == {(1, 90, 0.7, 0.8, 0)}
+    assert not setup.grader.graded and setup.progress.done == 0
+
+
+def test_the_same_question_gets_the_same_answer_unless_it_is_asked_anew():
+    setup = Setup()
+    first = [answer.seed for answer in write(setup, [1], [1], [2])]
+    assert len(set(first)) == 3 and first == [answer.seed for answer in write(setup, [1], [1], [2])]
+    assert not set(first) & {answer.seed for answer in write(setup, [1], [1], [2], seed=1)}
+    newer = Setup(versions=(1, 1))
+    assert not set(first) & {answer.seed for answer in write(newer, [1], [1], [2])}
+
+
+def test_nobody_decodes_for_a_call_that_has_ended():
+    setup = Setup(1, deadline_s=0.5)
+    with pytest.raises(TimeoutError, match="rollout engine 0 to write an answer"):
+        write(setup, [60_000], [60_000])
+    wait_for(lambda: ray.get(setup.engines[0].now_in_flight.remote()) == 0)
+
+
+def test_a_call_that_is_given_up_leaves_its_engine_free():
+    setup = Setup(1)
+
+    async def give_up() -> None:
+        async with asyncio.timeout(0.5):
+            await setup.pool.write([np.array([60_000], np.int32)], 1.0, 1.0, 5, 0)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(give_up())
+    wait_for(lambda: ray.get(setup.engines[0].now_in_flight.remote()) == 0)
+
+
+def wait_for(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
+    until = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < until, f"waited {deadline_s:g} s"
+        time.sleep(0.05)
 
 
 def test_a_late_group_is_an_error_that_names_engine_problem_and_setting():

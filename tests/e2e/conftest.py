@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from int_ray.types import TokenIds, TrainingSample, Update
 from tests.factories import tiny_checkpoint
 
 T = TypeVar("T")
+
+API_KEY_ENV, API_KEY = "INT_RAY_TEST_KEY", "canary-key-4711"
 
 TEMPERATURE = 0.6
 NO_PREFIX = np.array([], np.int32)
@@ -110,7 +113,8 @@ async def build_pair(path: Path, num_ranks: int) -> Pair:
 
 @pytest.fixture(scope="session")
 def local_cluster() -> Iterator[None]:
-    """The Ray that a laptop run starts."""
+    """The Ray that a laptop run starts; its workers inherit the key to the test's API servers."""
+    os.environ[API_KEY_ENV] = API_KEY
     local_ray.connect(None)
     yield
     local_ray.disconnect()

@@ -124,7 +124,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, problems: Path) -> Iterator
         at_kill["asked"] = len(server.questions)
         answers.release.set()
         resumed = start([*arguments, "--resume", "auto"])
-        output, _ = resumed.communicate(timeout=280)
+        output, _ = resumed.communicate(timeout=400)
         assert resumed.returncode == 0, output
         questions = [server.prompt(question) for question in server.questions]
         yield Killed(folder=folder, questions=questions, asked_in_all=len(questions), output=output, **at_kill)
@@ -195,7 +195,7 @@ def test_the_command_that_it_prints_trains_with_the_file(killed: Killed):
     (line,) = (line for line in killed.output.splitlines() if line.startswith("To train with them: "))
     arguments = shlex.split(line.partition("int-ray train ")[2])
     process = start(["train", *arguments, "schedule=never"])
-    output, _ = process.communicate(timeout=280)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     folder = Path(f"{killed.folder}-trained")
     (row,) = json_lines(folder / "metrics.jsonl")

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,13 +27,14 @@ from int_ray.config_file import load_config
 from int_ray.ports import Ports
 from int_ray.preflight import load_inputs
 from int_ray.types import ProblemSets, RunState
+from tests.e2e.conftest import API_KEY, API_KEY_ENV
 from tests.exact_answers import ExactAnswers
+from tests.factories import tiny_checkpoint
 from tests.fakes import FakeProgress
 from tests.wire_servers import GeminiServer, OpenAIServer
 
 ROOT = Path(__file__).parents[2]
 HARD = ROOT / "int_ray" / "chains" / "data" / "hard_train.jsonl"
-KEY = "canary-key-4711"
 SMALL = [
     "run.iterations=3",
     "problems.mixed=null",
@@ -41,6 +50,14 @@ SMALL = [
     "patch.epochs=8",
     "evaluate.sets={}",
 ]
+
+SERVER_ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "TORCH_COMPILE_DISABLE": "1",
+}
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -106,6 +123,11 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
+def calls(folder: Path) -> list[dict[str, Any]]:
+    """What the oracle was asked, and what came back."""
+    return [json.loads(line) for line in (folder / "oracle_calls.jsonl").read_text().splitlines()]
+
+
 def assert_freed(folder: Path, state: RunState, oracle: str) -> None:
     """A stall, interventions of this oracle that help, a patch, and RL with a signal after it."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -132,27 +154,29 @@ def test_exact_and_recorded(compute: Compute, tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", ["gemini", "openai"])
-def test_behind_an_api(compute: Compute, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+def test_behind_an_api_that_misbehaves(compute: Compute, tmp_path: Path, kind: str):
+    first, second = tmp_path / "first", tmp_path / "second"
+    api = ["model=teacher", f"api_key_env={API_KEY_ENV}"]
+    overrides = [f"oracle.kind={kind}", "oracle.categorize=true", *(f"oracle.{kind}.{item}" for item in api)]
     server_type = {"gemini": GeminiServer, "openai": OpenAIServer}[kind]
-    with server_type(ExactAnswers(HARD), key=KEY) as server:
-        config = quickstart(
-            tmp_path / kind,
-            f"oracle.kind={kind}",
-            "oracle.categorize=true",
-            f"oracle.{kind}.base_url={server.url}",
-            f"oracle.{kind}.model=teacher",
-            f"oracle.{kind}.api_key_env=INT_RAY_TEST_KEY",
-        )
-        state, _ = train(compute, config)
-        assert_freed(tmp_path / kind, state, kind)
+    with server_type(ExactAnswers(HARD), key=API_KEY, models=("teacher",)) as server:
+        server.faults += [server.status(503), server.status(429, retry_after="1"), server.html(), server.truncated()]
+        server.faults += [server.reset(), server.flawed("blocked")]
+        overrides.append(f"oracle.{kind}.base_url={server.url}")
+        state, progress = train(compute, quickstart(first, *overrides))
+        assert_freed(first, state, kind)
         asked = len(server.questions)
-        again = config.model_copy(update={"run": config.run.model_copy(update={"folder": tmp_path / "again"})})
-        shared = config.oracle.model_copy(update={"cache": tmp_path / kind / "oracle_answers.jsonl"})
-        train(compute, again.model_copy(update={"oracle": shared}))
+        state, _ = train(compute, quickstart(second, *overrides, f"oracle.cache={first / 'oracle_answers.jsonl'}"))
+        assert_freed(second, state, kind)
         assert len(server.questions) == asked  # a repeated run pays nothing
-    assert {record["category"] for record in records(tmp_path / kind) if record["kept"]} == {"execution"}
+    faults = Counter(call["fault"] for call in calls(first) if call["event"] == "ended" and call["fault"])
+    assert faults == {"server_error": 1, "rate_limited": 1, "not_json": 2, "connection": 1, "blocked": 1}
+    assert [record["reason"] for record in records(first) if record["status"] == "refused"].count("blocked") == 1
+    assert any("1 blocked" in line for line in progress.story)
+    assert {call["event"] for call in calls(second)} == {"cached"}
+    assert {record["category"] for record in records(first) if record["kept"]} == {"execution"}
     for path in tmp_path.rglob("*"):
-        assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
+        assert path.is_dir() or API_KEY.encode() not in path.read_bytes(), path
 
 
 def test_the_policy_itself(compute: Compute, tmp_path: Path):
@@ -165,3 +189,59 @@ def test_monte_carlo(compute: Compute, tmp_path: Path):
     overrides = ["oracle.kind=monte_carlo", "oracle.explore_temperature=1.4"]
     state, _ = train(compute, quickstart(tmp_path / "monte_carlo", *overrides))
     assert_freed(tmp_path / "monte_carlo", state, "monte_carlo")
+
+
+@pytest.fixture(scope="module")
+def vllm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The server of `vllm serve`, with a random model that can only babble; its base URL."""
+    model = tiny_checkpoint(tmp_path_factory.mktemp("babbler") / "model", max_length=8192)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    names = ["--served-model-name", "babbler", "--host", "127.0.0.1", "--port", port]
+    size = ["--dtype", "float32", "--max-model-len", "8192", "--kv-cache-memory-bytes", str(2**28)]
+    log = tmp_path_factory.mktemp("log") / "vllm.txt"
+    environment = {**os.environ, **SERVER_ENVIRONMENT}
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*command, *names, *size, "--enforce-eager", "--no-enable-chunked-prefill"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+    try:
+        wait_until_up(f"http://127.0.0.1:{port}/health", server, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def wait_until_up(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait for the first answer, at most four minutes."""
+    for _ in range(480):
+        assert server.poll() is None, log.read_text()[-3000:]
+        try:
+            with urllib.request.urlopen(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise TimeoutError(f"vllm serve did not come up: {log.read_text()[-3000:]}")
+
+
+@pytest.mark.parametrize("structured", ["true", "false"])
+def test_useless_replies_are_counted_and_never_trained_on(
+    compute: Compute, tmp_path: Path, vllm_server: str, structured: str
+):
+    api = [f"base_url={vllm_server}", "model=babbler", "api_key_env=null", f"structured={structured}"]
+    overrides = ["oracle.kind=openai", "oracle.openai.max_output_tokens=48", *(f"oracle.openai.{item}" for item in api)]
+    state, progress = train(compute, quickstart(tmp_path / "run", *overrides, "run.iterations=1"))
+    refused = records(tmp_path / "run")
+    assert len(refused) == 8 and {record["status"] for record in refused} == {"refused"}
+    assert {record["reason"] for record in refused} <= {"cut_off", "no_json", "not_a_list", "no_usable_entry"}
+    counted = " ".join(progress.story)
+    assert all(record["reason"] in counted for record in refused)
+    assert state.policy_version == 0 and "patching" not in progress.phases
+    assert sum(call["event"] == "ended" and call["output_tokens"] > 0 for call in calls(tmp_path / "run")) == 8

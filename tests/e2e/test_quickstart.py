@@ -18,6 +18,7 @@ from int_ray.metrics import Estimate, estimate_mean
 
 ROOT = Path(__file__).parents[2]
 LAST = 5  # iterations
+FIGURES = [("hard_train", "pass@8"), ("hard_train", "unsolved"), ("hard_test", "pass@8"), ("easy", "pass@1")]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -55,7 +56,7 @@ def last_unsolved(folder: Path) -> float:
 def show(name: str, summary: dict[str, Any], unsolved: float) -> None:
     """One row for docs/results.md."""
     cells = [f"{unsolved:.2f}", f"{summary['run']['wall_time_s'] / 60:.1f}"]
-    for set_, figure in (("hard_train", "pass@8"), ("hard_train", "unsolved"), ("hard_test", "pass@8"), ("easy", "pass@1")):
+    for set_, figure in FIGURES:
         value = summary["evaluation"][set_]["end"][figure]
         cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
     print("|", " | ".join([name, *cells]), "|")
@@ -67,7 +68,8 @@ def test_interventions_free_what_plain_rl_leaves_stuck(tmp_path: Path, seed: int
     summary = train(freed, f"run.seed={seed}")
     plain = train(stuck, f"run.seed={seed}", "schedule=never")
     difference = gap(freed, stuck)
-    print("\n| run | unsolved, last 5 iterations | minutes | hard-train pass@8 | unsolved | hard-test pass@8 | easy pass@1 |")
+    figures = " | ".join(f"{set_} {figure}" for set_, figure in FIGURES)
+    print(f"\n| run | unsolved, last {LAST} iterations | minutes | {figures} |")
     show(f"InT, seed {seed}", summary, last_unsolved(freed))
     show(f"plain RL, seed {seed}", plain, last_unsolved(stuck))
     print(f"gap: {difference.mean:.2f} [{difference.low:.2f}, {difference.high:.2f}]")

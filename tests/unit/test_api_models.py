@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from int_ray.oracle_config import GeminiConfig, OpenAIConfig, OracleConfig
-from int_ray.oracles.api import ApiError, api_mistakes, retry_after
+from int_ray.oracles.api import ApiError, address_mistakes, api_mistakes, retry_after
 from int_ray.oracles.chat import Answer, ChatModel, ChatRequest, Fault, FaultName, Message
 from int_ray.oracles.gemini import GeminiModel
 from int_ray.oracles.openai import OpenAIModel
@@ -130,7 +130,8 @@ FAULTS: dict[str, tuple[Callable[[WireServer], Response], FaultName]] = {
     "cut off": (lambda server: server.flawed("cut_off"), "cut_off"),
     "wrong key": (lambda server: server.wrong_key(), "unauthorized"),
     "401": (lambda server: server.status(401), "unauthorized"),
-    "403": (lambda server: server.status(403), "unauthorized"),
+    "402": (lambda server: server.status(402, "Insufficient credits"), "no_credit"),
+    "403": (lambda server: server.status(403), "forbidden"),
     "unknown model": (lambda server: server.unknown_model(), "unknown_model"),
     "413": (lambda server: server.status(413), "bad_request"),
     "a proxy's 407 page": (lambda server: server.html(407), "bad_request"),
@@ -171,10 +172,10 @@ def test_a_late_answer_is_a_timeout(api: Api):
     assert outcome.name == "timeout"
 
 
-def test_a_server_that_is_not_there_is_a_connection_fault(api: Api):
+def test_a_server_that_is_not_there_is_unreachable(api: Api):
     outcome = api.ask_another("http://127.0.0.1:1/v1", deadline_s=10.0)
     assert isinstance(outcome, Fault)
-    assert outcome.name == "connection"
+    assert outcome.name == "unreachable"
 
 
 def test_the_client_goes_on_after_every_fault(api: Api):
@@ -284,29 +285,51 @@ def without_key(**settings: str) -> OracleConfig:
 def test_missing_keys_and_models_are_found_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert api_mistakes(OracleConfig(kind="exact")) == []
-    (gemini_line,) = api_mistakes(OracleConfig(kind="exact", fallback=("gemini",)))
+    assert api_mistakes(OracleConfig(kind="exact"), with_keys=True) == []
+    (gemini_line,) = api_mistakes(OracleConfig(kind="exact", fallback=("gemini",)), with_keys=True)
     assert gemini_line == (
         "oracle.gemini.api_key_env: the environment variable GEMINI_API_KEY is not set; export it with the API key"
     )
-    lines = api_mistakes(OracleConfig(kind="openai"))
+    lines = api_mistakes(OracleConfig(kind="openai"), with_keys=True)
     assert [line.partition(":")[0] for line in lines] == ["oracle.openai.model", "oracle.openai.api_key_env"]
-    assert api_mistakes(without_key()) == []
-    (address,) = api_mistakes(without_key(base_url="127.0.0.1:8000"))
-    assert address == "oracle.openai.base_url: must begin with http:// or https://, got '127.0.0.1:8000'"
+    assert api_mistakes(without_key(), with_keys=True) == []
     monkeypatch.setenv("GEMINI_API_KEY", f"{KEY}\n")
-    assert api_mistakes(OracleConfig(kind="gemini")) == []
+    assert api_mistakes(OracleConfig(kind="gemini"), with_keys=True) == []
+
+
+def test_only_the_key_is_left_to_a_ray_that_runs_elsewhere(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (line,) = api_mistakes(OracleConfig(kind="openai"), with_keys=False)
+    assert line.startswith("oracle.openai.model: ")
+
+
+def test_an_address_is_one_and_holds_no_secret():
+    assert address_mistakes(OracleConfig()) == []
+    assert address_mistakes(without_key(base_url="http://127.0.0.1:8000/v1")) == []
+    (line,) = address_mistakes(without_key(base_url="127.0.0.1:8000"))
+    assert line == "oracle.openai.base_url: must begin with http:// or https://, got '127.0.0.1:8000'"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:{}@gateway/v1", "https://{}@gateway", "me:{}@gateway", "https://g/?key={}"]
+)
+@pytest.mark.parametrize("kind", ["gemini", "openai"])
+def test_an_address_with_a_secret_is_refused_without_being_shown_also_where_it_is_not_used(kind: str, url: str):
+    config = OracleConfig.model_validate({"kind": "exact", kind: {"base_url": url.format(KEY)}})
+    (line,) = address_mistakes(config)
+    assert line.startswith(f"oracle.{kind}.base_url: ") and f"oracle.{kind}.api_key_env" in line
+    assert KEY not in line
 
 
 @pytest.mark.parametrize("variable", ["sk-proj-canary", "AIzaSyCanary"])
 def test_a_key_in_place_of_its_name_is_refused_without_being_shown(variable: str):
-    (line,) = api_mistakes(OracleConfig(kind="gemini", gemini=GeminiConfig(api_key_env=variable)))
+    (line,) = api_mistakes(OracleConfig(kind="gemini", gemini=GeminiConfig(api_key_env=variable)), with_keys=True)
     assert "NAME of an environment variable" in line
     assert variable not in line
 
 
 def test_a_key_that_no_header_can_hold_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CANARY_KEY", f"{KEY}\nand more")
-    (line,) = api_mistakes(OracleConfig(kind="gemini", gemini=GeminiConfig(api_key_env="CANARY_KEY")))
+    (line,) = api_mistakes(OracleConfig(kind="gemini", gemini=GeminiConfig(api_key_env="CANARY_KEY")), with_keys=True)
     assert "CANARY_KEY" in line
     assert KEY not in line

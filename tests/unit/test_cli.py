@@ -47,7 +47,7 @@ def _seconds(*arguments: str) -> float:
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
     result = cli("train", "configs/quickstart.yaml", "--dry-run", f"run.folder={tmp_path / 'run'}")
     assert result.exit_code == 0, result.stderr
-    assert "32 problems x 16 = 512" in result.stdout
+    assert "40 problems x 16 = 640" in result.stdout
     assert "mini_batch_size: 16" in result.stdout
     assert not (tmp_path / "run").exists()
 

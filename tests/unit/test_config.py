@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config, parse_config
+from int_ray.oracle_config import OracleKindName
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -52,10 +54,21 @@ def test_all_mistakes_come_at_once():
         ("learner.weight_sync=ipc", "learner.weight_sync: ipc needs GPUs"),
         ("trigger.hysteresis=0.9", "trigger.hysteresis: 0.9 must be below"),
         ("reinforce.overlong_buffer=73", "reinforce.overlong_buffer: 73 exceeds"),
+        ("oracle={categorize: true, prompt: chains}", "oracle.categorize: prompt: chains has no question"),
     ],
 )
 def test_contradictions_between_settings(override: str, start: str):
     assert mistakes(override)[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("override", "path"),
+    [("oracle.kind=gemni", "oracle.kind"), ("oracle.fallback=[exact, gemni]", "oracle.fallback.1")],
+)
+def test_a_kind_of_oracle_that_does_not_exist_is_refused_with_those_that_do(override: str, path: str):
+    (line,) = mistakes(override)
+    assert line.startswith(f"{path}: ") and line.endswith("got 'gemni'")
+    assert all(f"'{kind}'" in line for kind in get_args(OracleKindName))
 
 
 def test_unusable_files(tmp_path: Path):
@@ -71,8 +84,8 @@ def test_unusable_files(tmp_path: Path):
 
 def test_batch_arithmetic_of_the_quickstart():
     rows = dict(batch_arithmetic(load_config(QUICKSTART)))
-    assert rows["rollouts per iteration"] == "32 problems x 16 = 512"
-    assert rows["GRPO updates per iteration"] == "32 / 16 = 2 at most"
+    assert rows["rollouts per iteration"] == "40 problems x 16 = 640"
+    assert rows["GRPO updates per iteration"] == "40 / 16 = 3 at most"
 
 
 def test_one_setting_of_the_patch_optimizer_leaves_the_others_at_the_papers_values():

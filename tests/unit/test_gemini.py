@@ -54,6 +54,23 @@ def test_variables_of_the_library_do_not_redirect_the_run(server: GeminiServer, 
     assert isinstance(answer, Answer)
 
 
+def test_only_the_config_says_where_keys_and_rollouts_go(server: GeminiServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", server.url)
+    model = GeminiModel(GeminiConfig(), deadline_s=10.0)
+    options = model._client._api_client._http_options
+    assert options.base_url == "https://generativelanguage.googleapis.com/"
+    asyncio.run(model.close())
+
+
+def test_one_version_of_the_api_is_spoken_whatever_the_environment_says(
+    server: GeminiServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GOOGLE_GENAI_API_VERSION", "v1")
+    (answer,) = ask(server)
+    assert isinstance(answer, Answer)
+    assert server.requests[0].path.startswith("/v1beta/")
+
+
 def test_decoding_settings_are_sent_and_nothing_else(server: GeminiServer):
     ask(server, thinking_budget=128, temperature=0.25, max_output_tokens=99)
     ask(server)

@@ -160,6 +160,22 @@ def test_counts_are_of_proposals_attempts_and_replies():
     assert (replies.paid, replies.cached, replies.input_tokens, replies.cost) == (2, 1, 2000, 1.0)
 
 
+def test_replies_without_proposals_count_for_their_source_and_cost():
+    def silent(problem: str, reason: str, **billed: object) -> dict[str, Any]:
+        nothing = SOURCE | {"input_tokens": 0, "output_tokens": 0, "cost": 0.0}
+        return {"status": "refused", "reason": reason, "problem_id": problem, "source": nothing | billed}
+
+    summary = summary_of(
+        ROW,
+        silent("p2", "cut_off", input_tokens=10, output_tokens=900, cost=2.0),
+        silent("p3", "no_error", input_tokens=10, output_tokens=5, cost=0.25, cached=True),
+        silent("p4", "over_budget"),
+    )
+    ((_, tally),), ((_, replies),) = summary.sources.items(), summary.replies.items()
+    assert tally.statuses == {"kept": 1, "refused": 3}
+    assert (replies.paid, replies.cached, replies.output_tokens, replies.cost) == (2, 1, 1000, 2.5)
+
+
 def test_without_tests_or_usable_ones_the_headline_says_so():
     assert summary_of(PUBLIC, PUBLIC).headline == "2 interventions, none tested"
     refused = {"status": "refused", "reason": "timeout", "problem_id": "p1"}
@@ -172,7 +188,8 @@ def test_a_run_shows_its_rounds_and_what_all_calls_cost(tmp_path: Path):
     calls = [
         call | {"event": "started", "cost": 9.0},
         call | {"event": "ended", "cost": 1.0},
-        call | {"event": "ended", "cost": 0.25, "fault": "timeout"},
+        call | {"event": "ended", "cost": 0.25, "fault": "cut_off"},
+        call | {"event": "ended", "cost": 5.0, "fault": "timeout"},
         call | {"event": "cached", "cost": 7.0},
     ]
     write_lines(run / "oracle_calls.jsonl", calls)
@@ -180,10 +197,11 @@ def test_a_run_shows_its_rounds_and_what_all_calls_cost(tmp_path: Path):
     page = Page(path)
     assert path == run / "inspect.html" and notes == []
     assert "iteration 1" in page.text and "iteration 3" in page.text
-    assert "all 2 calls of the run, 1 of them failed 20 8 1.25" in page.text
+    said = "all 3 calls of the run, 2 of them failed and 1 with an unknown bill, not counted here 20 8 1.25"
+    assert said in page.text
     assert [item["data-status"] for item in page.items()].count("refused") == 2
     bill = read_bill(run, [])
-    assert bill is not None and (bill.calls, bill.failed, bill.cost) == (2, 1, 1.25)
+    assert bill is not None and (bill.calls, bill.failed, bill.unknown, bill.cost) == (3, 2, 1, 1.25)
 
 
 def test_public_columns_and_parquet_are_read(tmp_path: Path):
@@ -212,10 +230,14 @@ def test_lines_that_cannot_be_read_are_counted_and_the_rest_is_shown(tmp_path: P
 
 
 def test_a_text_cannot_take_over_the_page(tmp_path: Path):
-    evil = dict.fromkeys(("problem_id", "question", "answer", "solution", "log", "content", "reason"), HOSTILE)
-    evil |= {"steps": [HOSTILE] * 3, "faults": [HOSTILE], "attempt_outcome": HOSTILE}
-    evil["source"] = SOURCE | dict.fromkeys(("oracle", "model", "prompt", "prompt_hash"), HOSTILE)
-    evil["continuations"] = [{"outcome": "correct", "text": HOSTILE}]
+    names = ("problem_id", "question", "answer", "solution", "log", "content", "reason", "attempt_outcome")
+    evil: dict[str, Any] = {
+        **dict.fromkeys(names, HOSTILE),
+        "steps": [HOSTILE] * 3,
+        "faults": [HOSTILE],
+        "source": SOURCE | dict.fromkeys(("oracle", "model", "prompt", "prompt_hash"), HOSTILE),
+        "continuations": [{"outcome": "correct", "text": HOSTILE}],
+    }
     page = page_of(tmp_path, ROW | evil, ROW | evil | {"status": "refused"}, ROW)
     harmless = page_of(tmp_path, ROW, ROW | {"status": "refused", "reason": "leak"}, ROW | {"problem_id": "p2"})
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in harmless.tags}

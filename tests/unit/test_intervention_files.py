@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -325,19 +326,33 @@ def test_datasets_loads_both_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert found[1]["success_rate"] is None
 
 
-def test_trl_trains_on_prompt_and_completion(tmp_path: Path):
-    import datasets
+def trained_by_trl(folder: Path, found: Any) -> dict[str, list[int]]:
+    """What TRL makes of the first row."""
     from trl import SFTConfig, SFTTrainer
 
-    write_files(tmp_path, rows(example()))
-    found = datasets.load_dataset(
-        "parquet", data_files=str(tmp_path / "interventions.parquet"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert isinstance(found, datasets.Dataset)
-    model = str(tiny_checkpoint(tmp_path / "model"))
-    settings = SFTConfig(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True, bf16=False)
-    trained = SFTTrainer(model, args=settings, train_dataset=found).train_dataset[0]
-    labels = [token for token in trained["labels"] if token != -100]
-    assert decode_ids(TOKENIZER, labels) == "12+5=17\n\n17-3=14\n\n<|end|>"  # the end token is TRL's
+    settings = SFTConfig(output_dir=str(folder / "out"), report_to="none", use_cpu=True, bf16=False)
+    return SFTTrainer(str(tiny_checkpoint(folder / "model")), args=settings, train_dataset=found).train_dataset[0]
+
+
+def test_trl_trains_on_the_files_and_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load_dataset", partial(datasets.load_dataset, cache_dir=str(tmp_path / "cache")))
+    (tmp_path / "runs/collected").mkdir(parents=True)
+    write_files(tmp_path / "runs/collected", rows(example()))
     intervention = example().intervention
-    assert trained["input_ids"][:-1] == [*intervention.attempt.prompt_ids, *intervention.resume_ids]
+    ids = [*intervention.attempt.prompt_ids, *intervention.resume_ids]
+    found = datasets.load_dataset("parquet", data_files="runs/collected/interventions.parquet", split="train")
+    trained = trained_by_trl(tmp_path, found)
+    assert trained["input_ids"] == [*ids, TOKENIZER.eos_token_id]
+    assert decode_ids(TOKENIZER, [token for token in trained["labels"] if token != -100]) == (
+        "12+5=17\n\n17-3=14\n\n<|end|>"
+    )
+    page = (Path(__file__).parents[2] / "docs/oracles.md").read_text()
+    (recipe,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(recipe, scope)
+    trained = trained_by_trl(tmp_path, scope["rows"])
+    assert trained["input_ids"] == ids
+    assert trained["labels"] == [-100] * len(intervention.attempt.prompt_ids) + [*intervention.resume_ids]

@@ -1,37 +1,36 @@
-"""Splicing on token ids, and the guards. In these tests a token is a character."""
+"""Splicing on token ids, duplicates, and selection. In these tests a token is a character."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 
-from int_ray.interventions import Rejection, keep_helpful, leaks_answer, splice, splice_all
-from int_ray.types import Attempt, Intervention, OracleReply, Problem, Proposal, TestedIntervention
-from tests.factories import attempt, group, problem
+from int_ray.interventions import (
+    Splicer,
+    best_per_attempt,
+    first_per_attempt,
+    keep_helpful,
+    prefix_text,
+    refuse_duplicates,
+)
+from int_ray.types import Attempt, Intervention, OracleReply, Proposal, TestedIntervention
+from tests.factories import attempt, group
 
 STEPS = ("12+5=18\n\n", " Wait, 18-3=15\n", "\\boxed{15}")
-
-
-def encode(text: str) -> list[int]:
-    return [ord(character) for character in text]
+SPLICER = Splicer(lambda text: list(map(ord, text)), "\n\n", max_step_tokens=100, max_tokens=100)
 
 
 def text_of(ids: np.ndarray) -> str:
     return "".join(map(chr, ids))
 
 
-def spliced(location: int, content: str, steps: tuple[str, ...] = STEPS, max_tokens: int = 100) -> Intervention:
-    result = splice(attempt(*steps), Proposal(location, content), encode, "\n\n", max_tokens)
-    assert isinstance(result, Intervention)
-    return result
+def spliced(location: int, content: str, failed: Attempt | None = None) -> Intervention:
+    reply = OracleReply((Proposal(location, content),))
+    (intervention,), _ = SPLICER.splice([failed or attempt(*STEPS)], [reply])
+    return intervention
 
 
-def reason(location: int, content: str, max_tokens: int = 100, failed: Attempt | None = None) -> str:
-    result = splice(failed or attempt(*STEPS), Proposal(location, content), encode, "\n\n", max_tokens)
-    assert isinstance(result, Rejection)
-    return result.reason
+def with_test(failed: Attempt, content: str, outcomes: str) -> TestedIntervention:
+    return TestedIntervention(spliced(1, content, failed), group(outcomes))
 
 
 def test_the_prefix_is_the_sampled_ids_and_the_step_keeps_its_white_space() -> None:
@@ -40,6 +39,7 @@ def test_the_prefix_is_the_sampled_ids_and_the_step_keeps_its_white_space() -> N
     assert text_of(intervention.intervention_ids) == " 17-3=14\n"
     assert text_of(intervention.resume_ids) == "12+5=18\n\n 17-3=14\n"
     assert intervention.intervention_ids.dtype == np.int32
+    assert prefix_text(intervention) == "12+5=18\n\n"
 
 
 def test_a_step_without_a_separator_gets_the_default_one() -> None:
@@ -47,96 +47,54 @@ def test_a_step_without_a_separator_gets_the_default_one() -> None:
 
 
 def test_the_first_step_has_no_prefix_and_keeps_the_opening_of_the_thinking_part() -> None:
-    intervention = spliced(1, "12+5=17", ("<think>\n12+5=18\n\n", "x"))
+    intervention = spliced(1, "12+5=17", attempt("<think>\n12+5=18\n\n", "x"))
     assert len(intervention.prefix_ids) == 0
     assert text_of(intervention.intervention_ids) == "<think>\n12+5=17\n\n"
 
 
-@pytest.mark.parametrize("location", [0, -1, 4])
-def test_a_location_outside_the_attempt_is_refused(location: int) -> None:
-    assert reason(location, "x") == "location_out_of_range"
+def test_an_intervention_knows_the_reply_that_it_comes_from() -> None:
+    reply = OracleReply((Proposal(1, "12+5=17"), Proposal(9, "x"), Proposal(2, "17-3=14")), log="the sum is wrong")
+    interventions, refused = SPLICER.splice([attempt(*STEPS)], [reply])
+    assert [item.proposal.location for item in interventions] == [1, 2]
+    assert [(item.reason, item.proposal) for item in refused] == [("location_out_of_range", reply.proposals[1])]
+    assert all(item.reply is reply for item in (*interventions, *refused))
 
 
-def test_what_follows_the_thinking_part_cannot_be_replaced() -> None:
-    failed = attempt(*STEPS)
-    failed = replace(failed, steps=(*failed.steps[:2], replace(failed.steps[2], replaceable=False)))
-    assert reason(3, "x", failed=failed) == "after_thinking"
+def test_what_differs_in_nothing_but_white_space_is_a_duplicate_for_one_problem_but_not_for_another() -> None:
+    first, same, spaced, later = attempt(*STEPS), attempt(*STEPS), attempt(*STEPS), attempt(*STEPS)
+    other = attempt(*STEPS, index=1)
+    items = [
+        spliced(1, "12+5=17", first),
+        spliced(1, "12+5=17", same),
+        spliced(1, "12 + 5 = 17", spaced),
+        spliced(1, "12+5=17", other),
+        spliced(2, "12+5=17", later),
+    ]
+    different, refused = refuse_duplicates(items)
+    assert different == [items[0], items[3], items[4]]
+    assert [(item.attempt, item.reason) for item in refused] == [(same, "duplicate"), (spaced, "duplicate")]
 
 
-def test_empty_unchanged_and_leaking_steps_are_refused() -> None:
-    assert reason(1, " \n") == "empty"
-    assert reason(2, "Wait,  18-3=15") == "unchanged"
-    assert reason(1, "12+5=18", failed=attempt("<think>\n12+5=18\n\n")) == "unchanged"
-    assert reason(3, "\\boxed{14}") == "leak"
+def test_the_first_on_each_attempt_is_selected() -> None:
+    a, b = attempt("1\n\n", "2"), attempt("1\n\n", "3")
+    items = [spliced(2, "4", a), spliced(1, "5", a), spliced(2, "6", b)]
+    assert first_per_attempt(items) == [items[0], items[2]]
+    assert first_per_attempt([]) == []
 
 
-def test_a_step_that_leaves_no_token_for_a_continuation_is_too_long() -> None:
-    assert reason(2, "17-3=14", max_tokens=18) == "too_long"
-    assert len(spliced(2, "17-3=14", max_tokens=19).resume_ids) == 18
+def test_the_best_on_each_attempt_is_selected_and_the_first_of_equal_ones() -> None:
+    a, b = attempt("1\n\n", "2"), attempt("1\n\n", "3")
+    items = [with_test(a, "4", "cwww"), with_test(a, "5", "ccww"), with_test(a, "6", "wwcc"), with_test(b, "7", "wwww")]
+    assert best_per_attempt(items) == [items[1], items[3]]
 
 
-@pytest.mark.parametrize(
-    ("answer", "content"),
-    [
-        ("2", "so \\boxed{7}"),
-        ("2", "2"),
-        ("2", " $2$."),
-        ("2", "= 2"),
-        ("2", "Therefore the answer is 2."),
-        ("2", "Final Answer: **2**"),
-        ("2", "the answer must be $2$"),
-        ("2", "answer = \\( 2 \\)"),
-        ("1024", "so we get 1024 in the end"),
-        ("1,024", "so we get $1024$"),
-        ("\\frac{3}{17}", "hence \\dfrac{3}{17} remains"),
-        ("x + 1 = y", "it follows that x+1=y holds"),
-        ("Monday", "so it is monday"),
-    ],
-)
-def test_a_step_that_gives_the_answer_away_leaks(answer: str, content: str) -> None:
-    assert leaks_answer(Problem("p", "What is it?", answer), "we start", content)
-
-
-@pytest.mark.parametrize(
-    ("answer", "content"),
-    [
-        ("2", "2x = 4, and dividing by 2 gives x"),
-        ("42", "45-3=42"),
-        ("42", "The answer is 3 more than 39"),
-        ("2", "the answer is 2.5 times x"),
-        ("2", "the answer is 23 then"),
-        ("1024", "so 11024 and 1024.5 and 10245"),
-        ("2048", "the question has 2048 in it"),
-        ("4096", "the prefix has 4,096 in it"),
-    ],
-)
-def test_a_step_on_the_way_does_not_leak(answer: str, content: str) -> None:
-    assert not leaks_answer(Problem("p", "Is 2048 it?", answer), "we have 4096 here", content)
-
-
-def test_equal_ids_for_one_problem_are_a_duplicate_but_not_for_another() -> None:
-    reply = OracleReply((Proposal(1, "12+5=17"),))
-    attempts = [attempt(*STEPS), attempt(*STEPS), attempt(*STEPS, index=1), attempt(*STEPS)]
-    replies = [reply, reply, reply, OracleReply(failure="no_error")]
-    interventions, rejections = splice_all(attempts, replies, encode, "\n\n", 100)
-    assert [item.attempt.problem.id for item in interventions] == ["p0", "p1"]
-    assert rejections == [Rejection("p0", Proposal(1, "12+5=17"), "duplicate")]
-
-
-def test_every_refused_proposal_is_counted_by_reason() -> None:
-    proposals = (Proposal(9, "x"), Proposal(1, ""), Proposal(1, "12+5=17"), Proposal(1, "12+5=17"))
-    interventions, rejections = splice_all([attempt(*STEPS)], [OracleReply(proposals)], encode, "\n\n", 100)
-    assert len(interventions) == 1
-    assert [rejection.reason for rejection in rejections] == ["location_out_of_range", "empty", "duplicate"]
+def test_a_verdict_that_the_grader_failed_to_give_counts_for_nothing() -> None:
+    failed = attempt("1\n\n", "2")
+    items = [with_test(failed, "4", "ccww"), with_test(failed, "5", "cxxx")]
+    assert best_per_attempt(items) == [items[1]]
 
 
 def test_only_helpful_interventions_are_kept_if_asked_for() -> None:
-    intervention = spliced(1, "12+5=17")
-    tested = [TestedIntervention(intervention, tests) for tests in (group("wwc"), group("www"), group("wwx"), None)]
-    assert keep_helpful(tested, filter=True) == tested[:1]
-    assert keep_helpful(tested, filter=False) == tested
-
-
-def test_hostile_content_is_read_in_linear_time() -> None:
-    content = "answer" + " " * 50_000 + "answer: " * 20_000 + "$*" * 50_000
-    assert not leaks_answer(problem(), "", content)
+    items = [TestedIntervention(spliced(1, "12+5=17"), tests) for tests in (group("wwc"), group("www"), None)]
+    assert keep_helpful(items, filter=True) == items[:1]
+    assert keep_helpful(items, filter=False) == items

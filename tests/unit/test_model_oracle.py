@@ -18,7 +18,7 @@ from int_ray.errors import RunError
 from int_ray.journal import read_json_lines
 from int_ray.oracle_config import GeminiConfig, OracleConfig, PolicyOracleConfig
 from int_ray.oracles.answer_cache import AnswerCache
-from int_ray.oracles.chat import OUTAGES, Answer, ChatRequest, Fault, Message
+from int_ray.oracles.chat import OUTAGES, UNKNOWN_BILL, Answer, ChatRequest, Fault, Message
 from int_ray.oracles.model_oracle import ModelOracle, merge
 from int_ray.oracles.prompts import PROMPTS, prompt_hash
 from int_ray.oracles.spending import Ledger, Spend
@@ -72,7 +72,48 @@ def test_a_proposal_says_where_it_comes_from(tmp_path: Path):
     (reply,) = ask(oracle(tmp_path, FakeModel([answer()])))
     prompt = FakeTemplate().compose(attempts(1)[0], solve_first=False, structured=True, max_attempt_tokens=24000)
     source = Source("gemini", "fake-model", "fake-1", prompt_hash(prompt), 0, 100, 20, 0.0003)
-    assert reply == OracleReply((Proposal(1, "12+5=17", source=source),), log="log of 12+5=17")
+    assert reply == OracleReply((Proposal(1, "12+5=17", source=source),), log="log of 12+5=17", source=source)
+
+
+@pytest.mark.parametrize(
+    ("said", "failure", "tokens", "cost"),
+    [
+        (answer("none"), "no_error", (100, 20), 0.0003),
+        (answer("nonsense"), "no_json", (100, 20), 0.0003),
+        (fault("cut_off", input_tokens=100, output_tokens=50), "cut_off", (100, 50), 0.0006),
+        (fault("empty", input_tokens=100, output_tokens=50), "empty", (100, 50), 0.0006),
+        (fault("server_error"), "server_error", (0, 0), 0.0),
+        (fault("bad_request"), "bad_request", (0, 0), 0.0),
+    ],
+)
+def test_a_reply_without_proposals_says_so_too(
+    tmp_path: Path, said: Answer | Fault, failure: str, tokens: tuple[int, int], cost: float
+):
+    prompt = FakeTemplate().compose(attempts(1)[0], solve_first=False, structured=True, max_attempt_tokens=24000)
+    model = FakeModel([said])
+    for cached in (False, failure in ("no_error", "no_json", "cut_off", "empty")):
+        (reply,) = ask(oracle(tmp_path, model))
+        assert reply.failure == failure
+        assert reply.source is not None and reply.source.cost == pytest.approx(cost)
+        source = Source("gemini", "fake-model", "fake-1", prompt_hash(prompt), 0, *tokens, reply.source.cost, cached)
+        assert reply.source == source
+
+
+def test_a_chat_that_failed_in_its_last_turn_names_the_cost_of_all_its_turns(tmp_path: Path):
+    model = FakeModel([answer("I see: 14"), fault("cut_off", input_tokens=7, output_tokens=30)], cacheable=False)
+    (reply,) = ask(oracle(tmp_path, model, kind="policy"))
+    assert reply.source is not None
+    assert (reply.source.input_tokens, reply.source.output_tokens) == (107, 50)
+
+
+def test_an_answer_that_is_billed_but_empty_is_not_asked_for_again(tmp_path: Path):
+    model = FakeModel([fault("empty", input_tokens=100, output_tokens=50)])
+    for _ in range(2):
+        assert ask(oracle(tmp_path, model))[0].failure == "empty"
+    assert len(model.requests) == 1
+    nothing = FakeModel([fault("empty", input_tokens=100), answer()])  # no candidates
+    assert ask(oracle(tmp_path / "nothing", nothing))[0].failure is None
+    assert len(nothing.requests) == 2
 
 
 def test_the_policy_solves_first_and_then_compares_in_one_chat(tmp_path: Path):
@@ -104,7 +145,7 @@ def test_the_schema_goes_with_the_last_turn(tmp_path: Path):
 def test_a_failed_turn_ends_its_chat(tmp_path: Path):
     model = FakeModel([fault("cut_off"), answer()], cacheable=False)
     (reply,) = ask(oracle(tmp_path, model, kind="policy"))
-    assert reply == OracleReply(failure="cut_off") and len(model.requests) == 1
+    assert (reply.failure, reply.proposals, len(model.requests)) == ("cut_off", (), 1)
 
 
 def test_samples_of_one_attempt_are_one_reply(tmp_path: Path):
@@ -114,6 +155,7 @@ def test_samples_of_one_attempt_are_one_reply(tmp_path: Path):
     assert [(proposal.location, proposal.content) for proposal in reply.proposals] == [(2, "b"), (1, "a")]
     assert [proposal.source and proposal.source.sample for proposal in reply.proposals] == [0, 4]
     assert (reply.failure, reply.faults, reply.log) == (None, ("blocked", "no_json", "no_error"), "log of b")
+    assert reply.source is not None and (reply.source.input_tokens, reply.source.output_tokens) == (400, 80)
 
 
 @pytest.mark.parametrize(
@@ -322,6 +364,27 @@ def test_a_server_that_is_down_is_left_alone(tmp_path: Path):
     assert all(not reply.proposals for reply in replies)
 
 
+def test_the_first_refused_request_of_a_round_is_told_with_its_reason(tmp_path: Path):
+    model = FakeModel(
+        lambda request: Fault("bad_request", f"HTTP 400: no {request.messages[0].content.split('|')[0]}")
+    )
+    item = oracle(tmp_path, model, concurrency=1)
+    for _ in range(2):
+        assert [reply.failure for reply in ask(item, 3)] == ["bad_request"] * 3
+    line = "The oracle gemini (fake-model) refused at least one request: bad_request: HTTP 400: no compare p0"
+    assert story(item) == [line, line]
+    ended = [call for call in read_json_lines(tmp_path / "oracle_calls.jsonl") if call["event"] == "ended"]
+    assert ended[1]["detail"] == "HTTP 400: no compare p1"
+
+
+def test_without_credit_nothing_more_is_asked(tmp_path: Path):
+    model = FakeModel([fault("no_credit")])
+    item = oracle(tmp_path, model, concurrency=1)
+    assert all(reply.failure in OUTAGES for reply in ask(item, 5))
+    assert len(model.requests) == 1
+    assert len(story(item)) == 1 and "no_credit happened" in story(item)[0]
+
+
 def test_a_key_that_is_revoked_in_the_middle_stops_all_calls(tmp_path: Path):
     model = FakeModel([answer(), answer(), fault("unauthorized")])
     replies = ask(oracle(tmp_path, model, concurrency=1), 6)
@@ -364,6 +427,7 @@ FAULTS = [
     "rate_limited",
     "server_error",
     "timeout",
+    "unreachable",
     "connection",
     "not_json",
     "empty",
@@ -400,7 +464,8 @@ def test_whatever_happens_the_bill_adds_up_and_nothing_is_paid_twice(
     def say(request: ChatRequest) -> Answer | Fault:
         result = left.pop(0) if len(left) > 1 else left[0]
         given.append(result)
-        if isinstance(result, Answer) or result.name in ("blocked", "cut_off"):
+        final = ("blocked", "cut_off", "empty") if result.output_tokens else ("blocked", "cut_off")
+        if isinstance(result, Answer) or result.name in final:
             paid[request.messages[-1].content, request.sample] += 1
         return result
 
@@ -417,11 +482,15 @@ def test_whatever_happens_the_bill_adds_up_and_nothing_is_paid_twice(
     assert max(paid.values(), default=0) <= 1
     bill = spend(item)
     assert bill.calls == len(model.requests)
-    assert bill.calls - bill.broken_off == len(given)
-    assert bill.input_tokens == sum(result.input_tokens for result in given)
-    assert bill.output_tokens == sum(result.output_tokens for result in given)
-    assert bill.cost == pytest.approx((bill.input_tokens + 10 * bill.output_tokens) / 1e6)
+    broken_off = bill.faults.pop("broken_off", 0)
+    assert bill.calls - broken_off == len(given)
     assert bill.faults == Counter(result.name for result in given if isinstance(result, Fault))
+    told = [result for result in given if isinstance(result, Answer) or result.name not in UNKNOWN_BILL]
+    assert bill.unknown == broken_off + len(given) - len(told)
+    assert bill.input_tokens == sum(result.input_tokens for result in told)
+    assert bill.output_tokens == sum(result.output_tokens for result in told)
+    assert bill.cost == pytest.approx((bill.input_tokens + 10 * bill.output_tokens) / 1e6)
+    bill.faults.update({"broken_off": broken_off} if broken_off else {})
     assert bill == spend(oracle(folder, model))
     assert bill.calls <= budget.get("calls", 10**9)
-    assert bill.input_tokens + bill.output_tokens <= budget.get("tokens", 10**9)
+    assert bill.input_tokens + bill.output_tokens + bill.unknown_tokens <= budget.get("tokens", 10**9)

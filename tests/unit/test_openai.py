@@ -68,6 +68,13 @@ def test_without_a_key_none_is_taken_from_elsewhere():
     assert isinstance(answer, Answer)
 
 
+def test_only_the_config_says_where_keys_and_rollouts_go(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    model = OpenAIModel(OpenAIConfig(model="m1"), deadline_s=10.0)
+    assert str(model._client.base_url) == "https://api.openai.com/v1/"
+    asyncio.run(model.close())
+
+
 def test_decoding_settings_are_sent_and_nothing_else():
     with OpenAIServer(fourteen) as server:
         ask(server, QUESTION, STRUCTURED, temperature=0.25, max_output_tokens=99)
@@ -88,24 +95,62 @@ def test_decoding_settings_are_sent_and_nothing_else():
 
 def test_a_refused_option_is_left_out_from_then_on_and_told_once(caplog: pytest.LogCaptureFixture):
     with OpenAIServer(fourteen, unknown=("response_format", "seed")) as server:
-        answers = ask(server, STRUCTURED, STRUCTURED)
-    assert [getattr(answer, "text", None) for answer in answers] == ["14", "14"]
+        first, second, third, fourth = ask(server, *[STRUCTURED] * 4)
+    assert isinstance(first, Fault) and isinstance(second, Fault)
+    assert first == Fault("option_refused", "HTTP 400: Unknown parameter: 'response_format'.")
+    assert second.name == "option_refused" and second.is_retried
+    assert third == fourth and isinstance(third, Answer) and third.text == "14"
     sent = [{"response_format", "seed"} & request.body.keys() for request in server.questions]
-    assert sent == [{"response_format", "seed"}, {"seed"}, set(), set()]
+    assert sent == [{"response_format", "seed"}, {"seed"}, set(), set()]  # one request a question
     assert len([record for record in caplog.records if "going on without" in record.getMessage()]) == 2
 
 
-def test_a_refusal_of_something_else_is_not_repeated():
+@pytest.mark.parametrize(
+    ("refusal", "left_out"),
+    [
+        ({"error": {"message": "Invalid schema", "param": "response_format"}}, "response_format"),
+        ({"error": {"message": "Not an integer", "param": "response_format.json_schema"}}, "response_format"),
+        ({"error": {"message": "Unrecognized request argument supplied: seed", "param": None}}, "seed"),
+        ({"error": {"message": "This response_format type is unavailable now"}}, "response_format"),
+        ({"error": {"message": "'json_schema' is not supported by this model."}}, "response_format"),
+        ({"error": "this backend does not support seed"}, "seed"),
+        ({"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "input": 2}]}, "seed"),
+    ],
+)
+def test_refusals_of_options_are_told_apart(refusal: dict[str, object], left_out: str):
     with OpenAIServer(fourteen) as server:
-        server.faults.append(server.status(400, "the prompt is too long"))
-        (outcome,) = ask(server, STRUCTURED)
-    assert outcome == Fault("bad_request", "HTTP 400: the prompt is too long")
-    assert len(server.requests) == 1
+        server.faults.append(Response(refusal, 422))
+        refused, answered = ask(server, STRUCTURED, STRUCTURED)
+    assert getattr(refused, "name", None) == "option_refused" and isinstance(answered, Answer)
+    before, after = (request.body.keys() for request in server.questions)
+    assert before - after == {left_out}
+
+
+ECHO = "{'seed': 2, 'response_format': {'type': 'json_schema'}}"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "the prompt is too long"},
+        {"message": f"This model's maximum context length is 4096 tokens. Your request was {ECHO}"},
+        {"message": "Input should be shorter; sampling was seed=2", "param": "messages"},
+        {"message": "seed is unsupported", "param": "messages"},
+    ],
+)
+def test_a_refusal_of_something_else_changes_nothing(error: dict[str, str]):
+    with OpenAIServer(fourteen) as server:
+        server.faults.append(Response({"error": error}, 400))
+        outcome, answered = ask(server, STRUCTURED, STRUCTURED)
+    assert isinstance(outcome, Fault) and isinstance(answered, Answer)
+    assert (outcome.name, outcome.detail) == ("bad_request", f"HTTP 400: {error['message']}")
+    first, second = (request.body for request in server.questions)
+    assert first == second
 
 
 def test_an_option_that_is_not_sent_cannot_be_left_out():
     with OpenAIServer(fourteen) as server:
-        server.faults.append(server.status(400, "response_format is odd"))
+        server.faults.append(server.status(400, "response_format is not supported"))
         (outcome,) = ask(server, QUESTION)
     assert isinstance(outcome, Fault)
     assert len(server.requests) == 1
@@ -149,4 +194,4 @@ def test_a_key_that_may_ask_but_not_list_is_fine():
         server.outage = server.status(403, "You have insufficient permissions. Missing scopes: api.model.read.")
         assert check(server) is None
         server.outage = server.status(403, "Country not supported")
-        assert getattr(check(server), "name", None) == "unauthorized"
+        assert getattr(check(server), "name", None) == "forbidden"

@@ -42,7 +42,9 @@ def limits(**values: Any) -> LimitsConfig:
     )
 
 
-@pytest.mark.parametrize("passing", ["rate_limited", "server_error", "timeout", "connection", "not_json", "empty"])
+@pytest.mark.parametrize(
+    "passing", ["rate_limited", "server_error", "timeout", "connection", "not_json", "empty", "option_refused"]
+)
 def test_what_may_pass_is_tried_again(passing: Any):
     server = Server([fault(passing), fault(passing), answer()])
     assert run(Patience(limits()).ask(server)) == answer()
@@ -50,7 +52,8 @@ def test_what_may_pass_is_tried_again(passing: Any):
 
 
 @pytest.mark.parametrize(
-    "lasting", ["blocked", "cut_off", "unauthorized", "unknown_model", "bad_request", "over_budget"]
+    "lasting",
+    ["blocked", "cut_off", "unauthorized", "forbidden", "unknown_model", "no_credit", "bad_request", "over_budget"],
 )
 def test_what_will_not_pass_is_not(lasting: Any):
     server = Server([fault(lasting)])
@@ -173,6 +176,35 @@ def test_a_fatal_fault_opens_for_good():
         await asyncio.sleep(1e6)
         assert await patience.ask(up) == fault("unauthorized")
         assert len(up.asked_at) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("refusal", ["forbidden", "unknown_model"])
+def test_one_refusal_ends_nothing_and_many_in_a_row_only_for_a_while(refusal: Any):
+    async def story() -> None:
+        patience = Patience(limits())
+        server = Server([fault(refusal), answer(), *[fault(refusal)] * 3, answer()])
+        assert [name(await patience.ask(server)) for _ in range(5)] == [refusal, "answered", *[refusal] * 3]
+        assert name(await patience.ask(server)) == "circuit_open"
+        await asyncio.sleep(100)
+        assert await patience.ask(server) == answer()
+        assert server.asked_at == [0, 0, 0, 0, 0, 100]
+
+    run(story())
+
+
+def test_an_unpaid_bill_stops_all_requests_for_a_while():
+    async def story() -> None:
+        patience, server = Patience(limits()), Server([fault("no_credit"), fault("no_credit"), answer()])
+        assert name(await patience.ask(server)) == "no_credit"
+        refused = await patience.ask(server)
+        assert isinstance(refused, Fault) and refused.name == "circuit_open" and "no_credit" in refused.detail
+        await asyncio.sleep(100)
+        assert name(await patience.ask(server)) == "no_credit"
+        await asyncio.sleep(100)
+        assert await patience.ask(server) == answer()
+        assert server.asked_at == [0, 100, 200]
 
     run(story())
 

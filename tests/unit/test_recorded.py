@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def test_all_lines_that_fit_are_proposed_in_the_order_of_the_file(tmp_path: Path
     assert [proposal.content for proposal in reply.proposals] == ["b!", "a!"] and reply.failure is None
     assert {proposal.source for proposal in reply.proposals} == {recorded.source}
     assert (recorded.source.oracle, recorded.source.model) == ("recorded", str(tmp_path / "recorded.jsonl"))
+
+
+def test_the_documented_lines(tmp_path: Path):
+    page = (Path(__file__).parents[2] / "docs/oracles.md").read_text()
+    (text,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    recorded = oracle(tmp_path, *map(json.loads, text.splitlines()))
+    failed = attempt("5-9=99\n\n", "99-9=90\n\n", "90+8=98\n\n")
+    by_question = replace(failed, problem=replace(failed.problem, question="5-9-9+8=?"))
+    assert said(recorded, by_question) == [(1, "5-9=96"), (2, "Wait, 5-9=96.")]
+    assert said(recorded, replace(failed, problem=replace(failed.problem, id="17"))) == [(1, "5-9=96")]
 
 
 def test_parquet_is_read_too(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_runs_without_an_end_or_an_evaluation(tmp_path: Path, ending: str | None
     assert not any("pass@" in said for said in judge(run).sentences)
 
 
+def test_what_has_become_worse_is_said(tmp_path: Path):
+    run = read_run(write_run(tmp_path / "run", evaluations={"hard": ("wwww", "cccc"), "easy": ("cccc", "cwww")}))
+    # One of four right: pass@1 = 1/4, pass@2 = 1 - C(3,2) / C(4,2) = 1/2.
+    worse = "Clearly worse: pass@1 on easy, from 1.00 to 0.25; pass@2 on easy, from 1.00 to 0.50."
+    assert judge(run).sentences[-1] == worse
+
+
 def test_what_a_resumed_run_did_twice_counts_once(tmp_path: Path):
     folder = write_run(tmp_path / "run", (1.0, 1.0, 1.0, 1.0), (3,), BEFORE_AND_AFTER, ending=None)
     write_run(folder, (1.0, 0.5), ())  # a second process that began at iteration 0 again
@@ -184,19 +192,56 @@ def test_half_written_files_are_reported_and_the_rest_is_shown(tmp_path: Path):
     assert "config.yaml is missing" in said
 
 
+def test_long_attempts_are_folded_around_the_replaced_step(tmp_path: Path):
+    folder = write_run(tmp_path / "run", (1.0, 1.0, 1.0), evaluations={})
+    path = folder / "interventions/iteration_000003.jsonl"
+    record = json.loads(path.read_text().splitlines()[0])
+    record |= {"steps": [f"this is step {number}" for number in range(1, 31)], "location": 20}
+    path.write_text(json.dumps(record) + "\n")
+    said = words(write_report(folder))
+    assert "steps 1 to 17" in said and "steps 23 to 30" in said
+    assert [said.count(f"this is step {number} ") for number in (1, 17, 18, 20, 22, 23)] == [1] * 6
+
+
+FILES = ("metrics.jsonl", "journal.jsonl", "config.yaml", "interventions/iteration_000003.jsonl")
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_no_torn_or_garbled_file_stops_the_reading(tmp_path: Path, data: st.DataObject):
-    folder = tmp_path / "run"
-    if not folder.exists():
-        write_run(folder)
-    name = data.draw(st.sampled_from(["metrics.jsonl", "journal.jsonl", "interventions/iteration_000003.jsonl"]))
-    whole = (folder / name).read_bytes()
-    cut = data.draw(st.integers(0, len(whole)))
-    (folder / name).write_bytes(whole[:cut] + data.draw(st.binary(max_size=20)))
+@given(name=st.sampled_from(FILES), cut=st.floats(0, 1), tail=st.binary(max_size=20))
+def test_no_torn_or_garbled_file_stops_the_reading(freed: Path, tmp_path: Path, name: str, cut: float, tail: bytes):
+    shutil.copytree(freed.parent, tmp_path, dirs_exist_ok=True)
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(cut * len(whole))] + tail)
+    run = read_run(tmp_path)
+    choose_examples(read_examples(tmp_path, run))
+    assert judge(run).headline
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "evaluated", "set": "x", "figures": {"pass@many": {"mean": 1, "low": 1, "high": 1}}},
+        {"event": "evaluated", "set": "x", "figures": {"pass@1": {"mean": 7, "low": 1, "high": 1}}},
+        {"event": "intervention_round", "iteration": 10**400, "intervention/kept": 1},
+        {"event": "finished", "seconds": "all"},
+        {"event": ["started"]},
+    ],
+)
+def test_lines_that_are_no_event_are_left_out(tmp_path: Path, line: dict):
+    folder = write_run(tmp_path / "run", (1.0,), ())
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write(json.dumps({"time": "2026-01-01T00:00:00+00:00", **line}) + "\n")
     run = read_run(folder)
-    assert judge(run).headline and choose_examples(read_examples(folder, run)) is not None
-    (folder / name).write_bytes(whole)
+    assert run.notes == ["1 line of journal.jsonl cannot be read."] and run.ending == "finished"
+
+
+def test_a_round_without_an_intervention(tmp_path: Path):
+    folder = write_run(tmp_path / "run", (1.0, 1.0), ())
+    with (folder / "journal.jsonl").open("a") as journal:
+        journal.write('{"time": "2026-01-01T00:00:00+00:00", "event": "intervention_round", "iteration": 2}\n')
+    verdict = judge(read_run(folder))
+    assert verdict.headline == "The run is stuck."
+    assert "The oracle was asked, but no intervention came of it." in verdict.sentences
 
 
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
@@ -229,6 +274,7 @@ def test_examples_are_of_different_problems_with_the_rounds_in_turn():
         ("pass@8", (0.0, 0.0, 0.0), (0.5, 0.4, 0.6), "higher", "good"),
         ("pass@8", (0.5, 0.4, 0.6), (0.2, 0.1, 0.3), "lower", "bad"),
         ("pass@8", (0.5, 0.4, 0.6), (0.7, 0.6, 0.8), "no clear change", ""),
+        ("pass@8", (1.0, 1.0, 1.0), (0.9997, 0.999, 0.9999), "no clear change", ""),
         ("unsolved", (1.0, 1.0, 1.0), (0.5, 0.4, 0.6), "lower", "good"),
         ("unsolved", (0.0, 0.0, 0.0), (0.5, 0.4, 0.6), "higher", "bad"),
     ],
@@ -256,7 +302,7 @@ def test_a_script_runs_by_its_hash_alone():
 
 def test_hidden_characters_are_spelled_out():
     assert visible("a\nb\tc é 你好 👩\u200d💻") == "a\nb\tc é 你好 👩\u200d💻"
-    assert visible("2\u202e1\u200b\x00\ud800") == "2⟨U+202E⟩1⟨U+200B⟩⟨U+0000⟩⟨U+D800⟩"
+    assert visible("2\u202e1\u200b\x00\ud800\uffff") == "2⟨U+202E⟩1⟨U+200B⟩⟨U+0000⟩⟨U+D800⟩⟨U+FFFF⟩"
 
 
 def test_a_run_needs_its_metrics_or_its_journal_only(tmp_path: Path):

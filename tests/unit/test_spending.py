@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from int_ray.journal import read_json_lines
 from int_ray.oracle_config import BudgetConfig, GeminiConfig, OpenAIConfig, OracleConfig, Price
-from int_ray.oracles.chat import Answer, Fault
-from int_ray.oracles.spending import Call, Ledger, Spend, price_errors
+from int_ray.oracles.chat import Answer, Fault, FaultName
+from int_ray.oracles.spending import Call, Ledger, Spend, budget_errors
 from tests.fake_chat import answer, fault
 from tests.virtual_time import run
 
@@ -53,10 +53,10 @@ def test_what_calls_cost_by_hand(tmp_path: Path):
         book = ledger(tmp_path / "calls")
         await make(book, call(), answer("", 1_000_000, 100_000))
         await make(book, call(nth_try=2), fault("cut_off", input_tokens=2_000_000, output_tokens=0))
-        await make(book, call("p1"), fault("timeout"))
+        await make(book, call("p1"), fault("timeout"))  # 2000 tokens and 0.01125, if it was billed after all
         found = call("p1", 10, 20)
         book.found(found)
-        expected = Spend(3, 3_000_000, 100_000, 1.25 + 1.0 + 2.5, cached=1)
+        expected = Spend(3, 3_000_000, 100_000, 1.25 + 1.0 + 2.5, 1, 1, 2000, 0.01125)
         expected.faults.update(cut_off=1, timeout=1)
         assert book.spend == expected
         assert book.spend.metrics() == {
@@ -65,13 +65,15 @@ def test_what_calls_cost_by_hand(tmp_path: Path):
             "oracle/output_tokens": 100_000,
             "oracle/cost": 4.75,
             "oracle/cached": 1,
-            "oracle/broken_off": 0,
+            "oracle/unknown": 1,
+            "oracle/unknown_tokens": 2000,
+            "oracle/unknown_cost": 0.01125,
             "oracle/fault/cut_off": 1,
             "oracle/fault/timeout": 1,
         }
         assert book.spend.story() == (
             "3 calls, 3,000,000 tokens read, 100,000 written; cost 4.750; 1 answers from the cache; "
-            "faults: 1 cut_off, 1 timeout"
+            "1 calls with an unknown bill, 2,000 tokens and 0.011 at most; faults: 1 cut_off, 1 timeout"
         )
         assert ledger(tmp_path / "calls").spend == expected
 
@@ -102,6 +104,46 @@ def test_a_call_that_could_exceed_a_budget_is_not_made(tmp_path: Path, budget: d
 
     name = "over_problem_budget" if any("problem" in limit for limit in budget) else "over_budget"
     assert run(story()) == ["made"] * made + [name] * (6 - made)
+
+
+@pytest.mark.parametrize(
+    ("name", "charged"),
+    [
+        ("timeout", 2000),
+        ("connection", 2000),
+        ("not_json", 2000),
+        ("unreachable", 0),
+        ("server_error", 0),
+        ("rate_limited", 0),
+    ],
+)
+def test_a_call_whose_bill_never_came_counts_with_its_bound(tmp_path: Path, name: FaultName, charged: int):
+    async def story() -> None:
+        book = ledger(tmp_path / "calls", tokens=6000)
+        assert await make(book, call(), fault(name)) == "made"
+        for again in (book, ledger(tmp_path / "calls", tokens=6000)):
+            assert (again.spend.input_tokens, again.spend.output_tokens, again.spend.cost) == (0, 0, 0)
+            assert (again.spend.unknown, again.spend.unknown_tokens) == (int(charged > 0), charged)
+            assert again.refusal(call(read=6000 - charged, written=0)) is None
+            assert again.refusal(call(read=6000 - charged, written=1)) is not None
+
+    run(story())
+
+
+def test_timeouts_alone_spend_a_budget(tmp_path: Path):
+    async def story() -> list[str]:
+        book = ledger(tmp_path / "calls", cost=0.03)  # a call is 0.01125 at most
+        return [await make(book, call(), fault("timeout")) for _ in range(4)]
+
+    assert run(story()) == ["made", "made", "over_budget", "over_budget"]
+
+
+def test_the_file_says_why_a_call_failed(tmp_path: Path):
+    detail = "HTTP 402: Insufficient credits"
+    run(make(ledger(tmp_path / "calls"), call(), Fault("no_credit", detail)))
+    started, ended = read_json_lines(tmp_path / "calls")
+    assert (started["fault"], started["detail"]) == (None, "")
+    assert (ended["fault"], ended["detail"]) == ("no_credit", detail)
 
 
 def test_one_spent_problem_does_not_stop_the_others(tmp_path: Path):
@@ -180,7 +222,7 @@ def test_calls_side_by_side_never_overspend_and_add_up(
         return await asyncio.gather(*(one(*item) for item in calls))
 
     ends = run(story())
-    bills = [line for line in read_json_lines(path) if line["event"] == "ended"]
+    bills = [line for line in read_json_lines(path) if line["event"] == "ended"]  # with bounds where unknown
     assert len(bills) == ends.count("made")
     for scope, suffix in (("all", ""), ("p0", "_per_problem"), ("p1", "_per_problem"), ("p2", "_per_problem")):
         mine = [bill for bill in bills if scope in ("all", bill["problem"])]
@@ -193,8 +235,10 @@ def test_calls_side_by_side_never_overspend_and_add_up(
             assert total <= limits.get(name + suffix, float("inf")) + 1e-12
         if scope == "all":
             spend = book.spend
-            assert (spend.calls, spend.input_tokens + spend.output_tokens) == (totals["calls"], totals["tokens"])
-            assert spend.cost == pytest.approx(totals["cost"])
+            assert spend.calls == totals["calls"]
+            assert spend.unknown == spend.faults["timeout"]
+            assert spend.input_tokens + spend.output_tokens + spend.unknown_tokens == totals["tokens"]
+            assert spend.cost + spend.unknown_cost == pytest.approx(totals["cost"])
             assert sum(spend.faults.values()) == sum(bill["fault"] is not None for bill in bills)
     assert ledger(path, **limits).spend == book.spend
 
@@ -228,7 +272,8 @@ def test_cut_at_any_byte_the_file_still_holds_the_budget(tmp_path: Path):
         tokens = sum(line["input_tokens"] + line["output_tokens"] for line in ended.values())
 
         book = ledger(path, tokens=tokens + open_tokens + 100)
-        assert (book.spend.calls, book.spend.broken_off) == (len(started), len(started) - len(ended))
+        assert (book.spend.calls, book.spend.unknown) == (len(started), len(started) - len(ended))
+        assert (book.spend.faults["broken_off"], book.spend.unknown_tokens) == (book.spend.unknown, open_tokens)
         assert book.spend.input_tokens + book.spend.output_tokens == tokens
         assert book.refusal(call(read=50, written=50)) is None
         assert book.refusal(call(read=50, written=51)) is not None
@@ -237,7 +282,7 @@ def test_cut_at_any_byte_the_file_still_holds_the_budget(tmp_path: Path):
             continue  # writing on is tried at some sizes only, for speed
         assert run(make(book, call(read=50, written=50), answer("", 50, 50))) == "made"
         again = ledger(path)
-        assert (again.spend.calls, again.spend.broken_off) == (book.spend.calls, book.spend.broken_off)
+        assert (again.spend.calls, again.spend.unknown) == (book.spend.calls, book.spend.unknown)
         assert len({line["number"] for line in read_json_lines(path) if line["event"] == "started"}) == len(started) + 1
 
 
@@ -261,7 +306,7 @@ KINDS = tuple[Literal["exact", "gemini", "openai", "policy"], ...]
         (("gemini", "openai", "policy"), {"cost_per_problem": 0.1}, {}, ["gemini-2.5-pro", "o5"]),
         (("exact", "openai"), {"cost": 5.0}, {"o5": PRICES["pro"]}, []),
         (("openai",), {"cost": 5.0}, {"gpt": PRICES["pro"]}, ["o5"]),
-        (("gemini",), {"calls": 5, "tokens_per_problem": 100}, {}, []),
+        (("gemini",), {"calls": 5, "tokens_per_problem": 100_000}, {}, []),
         (("exact", "policy"), {"cost": 5.0}, {}, []),
     ],
 )
@@ -276,7 +321,34 @@ def test_a_money_budget_needs_prices(
         gemini=GeminiConfig(),
         openai=OpenAIConfig(model="o5"),
     )
-    errors = price_errors(config)
+    errors = budget_errors(config)
     assert len(errors) == len(missing)
     for name, line in zip(missing, errors, strict=True):
         assert line.startswith("oracle.prices: ") and repr(name) in line
+
+
+@pytest.mark.parametrize(
+    ("kinds", "budget", "broken"),
+    [
+        (("gemini",), {"tokens": 32767}, ["tokens = 32767: gemini"]),
+        (("gemini",), {"tokens": 32768}, []),
+        (("openai", "gemini"), {"tokens_per_problem": 1000}, ["openai", "gemini"]),
+        (("openai",), {"cost": 0.16}, ["cost = 0.16: openai"]),  # 16,384 tokens at 10 a million: 0.16384
+        (("openai",), {"cost": 0.17, "cost_per_problem": 0.16}, ["cost_per_problem = 0.16: openai"]),
+        (("openai",), {"cost": 0.17, "tokens": 16384, "calls": 1}, []),
+        (("exact", "policy"), {"tokens": 1, "cost": 0.001}, []),
+    ],
+)
+def test_a_budget_below_one_answer_is_refused(kinds: KINDS, budget: dict[str, Any], broken: list[str]):
+    config = OracleConfig(
+        kind=kinds[0],
+        fallback=kinds[1:],
+        budget=BudgetConfig(**budget),
+        prices={"o5": PRICES["pro"], "gemini-2.5-pro": PRICES["pro"]},
+        openai=OpenAIConfig(model="o5"),
+    )
+    errors = budget_errors(config)
+    assert len(errors) == len(broken)
+    for expected, line in zip(broken, errors, strict=True):
+        limit, _, kind = expected.rpartition(": ")
+        assert line.startswith(f"oracle.budget.{limit}") and f"oracle.{kind}.max_output_tokens" in line

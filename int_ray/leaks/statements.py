@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 MAX_TOKENS = 60  # of one clause, so that no text takes quadratic time; a longer one is cut
 
-# Minus, dash, times, dot, division, degree, pi, infinity, root, relations, sets; East Asian punctuation.
+# Minus, dash, operations, powers, one half, constants, arrows, relations, sets; East Asian punctuation.
 _SYMBOLS = {
     0x2212: "-",
     0x2013: "-",
@@ -19,9 +19,15 @@ _SYMBOLS = {
     0xB7: r"\cdot ",
     0xF7: r"\div ",
     0xB0: r"^\circ ",
+    0xB2: "^2",
+    0xB3: "^3",
+    0xBD: " 1/2",
     0x3C0: r"\pi ",
     0x221E: r"\infty ",
     0x221A: r"\sqrt ",
+    0x21D2: r"\Rightarrow ",
+    0x2192: r"\to ",
+    0x2234: r"\therefore ",
     0x2264: r"\le ",
     0x2265: r"\ge ",
     0x2261: r"\equiv ",
@@ -38,7 +44,12 @@ _SYMBOLS = {
 }
 # Rewrites, in this order. What only decorates goes; of several spellings one stays.
 _SPELLINGS = (
+    (r"\\(?:begin|end)\{[a-z*]+\}|&", ""),
+    (r"\\\\", r"\n"),
+    (r"\\(?:Long)?(?:Rightarrow|to|implies|therefore|rightarrow)(?![a-z])", ", "),
     (r"[^\S\n]+", " "),
+    (r"(?i)\b(that|it|there|here|what)['\u2019]s\b", r"\1 is"),
+    (r"(?<![\w.])\.(?=\d)", "0."),
     (r"\\(?:left|right|displaystyle|limits|[Bb]igg?[lr]?)(?![a-z])", ""),
     (r"\\(?:math(?:bf|rm|it|bb|cal)|text(?:bf|it|rm)?|operatorname|bm)\s*\{([^{}]*)\}", r" \1 "),
     (r"(?<=\d)(?:,|\{,\}|\\[, ])(?=\d{3}(?!\d))", ""),  # between thousands
@@ -48,22 +59,26 @@ _SPELLINGS = (
     (r"\\frac\s*\{(-?\w+)\}\s*\{(\w+)\}(?![\w\\({])", r"\1/\2"),
     (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
     (r"\^\s*\{?\s*\\circ(?![a-z])\s*\}?", ""),
+    (r"(?<=\d) squared\b", "^2"),
     (r"(?<=\d)\s*(?:percent|per cent|\\?%)", "%"),
     (r"\b(?:minus|negative)\s+(?=\d)", "-"),
     (r"\b(\d{1,9}) hal(?:f|ves)\b", r"\1/2"),
     (r"\bhalf\b", "1/2"),
+    (r"(?:(?<=\d) )?(?<!\\)\bpi\b", r"\\pi"),
     (r"\b(\d{1,9}) quarters?\b", r"\1/4"),
     (r"\b(\d{1,9}) (\d{1,9})(?:rd|th)s?\b", r"\1/\2"),
 )
-_BINARY = r"[=+*/^<>]|\\(?:cdot|times|div|in|cup|cap|leq?|geq?|neq?|equiv|approx|pm|mid)(?![a-z])"
+_BINARY = r"[=*/^<>]|\\(?:cdot|times|div|in|cup|cap|leq?|geq?|neq?|equiv|approx|pm|mid)(?![a-z])"
 _FORMULAS = (
     (r"\*\*|__|\\[()\[\]]|\$", " $ "),  # what encloses words or formulas keeps them apart
     (rf" ?({_BINARY}) ?", r"\1"),
     (r"(\\[A-Za-z]+) (?=[^$ ])", r"\1"),  # LaTeX eats the blanks after a command
-    (r"([\d)}\]]|\b[A-Za-z]) ?- ?(?=[\d\\({\[]|[A-Za-z]\b)", r"\1-"),
+    (r"(?<=\d) (?=\\(?:sqrt|frac|pi))", ""),
+    (r"([\d)}\]]|(?<![A-Za-z])[A-Za-z]) ?([-+]) ?(?=[\d\\({\[]|[A-Za-z]\b)", r"\1\2"),
     (r"(?<=[^\W\d_])-(?=[^\W\d_]{2})", " "),  # a hyphen between words
     (r"\$", " "),
     (r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)", r" \1 "),  # written without blanks
+    (r" {2,}", " "),
 )
 _BRACKETS = re.compile(r"[(\[{][^()\[\]{}\n]{1,80}[)\]}]")
 _LONG_WORD = re.compile(r"(?<![\\A-Za-z])[^\W\d_]{3}")
@@ -74,10 +89,10 @@ _CLAUSE_END = re.compile(r",\s+|\u2014|\s-+\s|\s(?=(?:and|but|because|since|so|w
 _RELATION = re.compile(r"=|\\(?:equiv|approx|in)(?![a-z])")
 _OPERATION = re.compile(r"[+*/^!]|(?<=[\w)}])-|\\(?:cdot|times|div|frac|sqrt|d?binom|sum|int)")
 _FUNCTION = re.compile(r"\\(?:gcd|lcm|max|min|log|ln|sin|cos|tan|exp|d?binom|sum|int|lim|lfloor|lceil)(?![a-z])|\d!")
-_VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])|,")
+VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 _PRODUCT = r"(?:\d++(?:\.\d++)?%?|\\sqrt\{\d+\}|\\pi)+"
 _QUOTIENT = rf"(?:{_PRODUCT}(?:/{_PRODUCT})?|\\frac\{{-?{_PRODUCT}\}}\{{{_PRODUCT}\}})"
-_NUMBER = re.compile(rf"[-+]?{_QUOTIENT}(?:[-+]\d*\\sqrt\{{\d+\}})?")
+_NUMBER = re.compile(rf"(?:[-+]|\\pm)?{_QUOTIENT}(?:[-+]\d*\\sqrt\{{\d+\}})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +107,7 @@ class Term:
         """Whether nothing is left to calculate: a number, a fraction, a sum with roots, or a formula with variables."""
         if _FUNCTION.search(self.value):
             return False
-        return bool(_VARIABLE.search(self.value) or _NUMBER.fullmatch(self.value))
+        return bool(VARIABLE.search(self.value) or "," in self.value or _NUMBER.fullmatch(self.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +144,14 @@ def plain(text: str) -> str:
     return _LIST.sub(r"\1,", _BRACKETS.sub(_without_blanks, text))
 
 
+def is_named(token: str) -> bool:
+    """Whether a formula stands for a quantity, such as `a+b` or a binomial, and is no mere sum of numbers."""
+    return bool(VARIABLE.search(token) or _FUNCTION.search(token))
+
+
 def is_calculation(side: str) -> bool:
     """Whether one side of an equation is an operation on numbers."""
+    side = side.replace("^{-1}", "")  # the inverse of a function
     return bool(_OPERATION.search(side) and re.search(r"\d", side))
 
 
