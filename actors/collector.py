@@ -18,7 +18,7 @@ from int_ray.errors import Resumable
 from int_ray.intervention_files import file_row, provenance, write_files
 from int_ray.intervention_round import InterventionRound, RoundResult
 from int_ray.journal import read_json_lines
-from int_ray.oracles.chat import OUTAGES
+from int_ray.oracles.chat import OUTAGES, RETRIED
 from int_ray.ports import CollectingPorts
 from int_ray.prompts import decode_ids
 from int_ray.types import Problem, Purpose, RolloutGroup
@@ -66,12 +66,12 @@ class Collector:
     async def run(self) -> Collected:
         """Collect what earlier processes have not, and write `interventions.jsonl` and `.parquet`.
 
-        Raises Resumable if the oracle cannot be asked any more; the files hold what there is by then.
+        Raises Resumable if the oracle was not to be reached about some attempts; the files hold what there is by then.
         """
-        outage = await self._collect()
+        unanswered = await self._collect()
         self._write_files()
-        if outage is not None:
-            raise Resumable(f"the oracle cannot be asked ({outage}); the files hold what was collected so far")
+        if unanswered is not None:
+            raise Resumable(f"the oracle cannot be asked ({unanswered}); the files hold what was collected so far")
         return self.collected()
 
     def collected(self) -> Collected:
@@ -91,19 +91,23 @@ class Collector:
         )
 
     async def _collect(self) -> str | None:
-        """All chunks in turn; the name of the outage that ended it, or None."""
-        finished = {chunk for chunk, event in self._events().items() if event["outage"] is None}
+        """All chunks in turn, up to an outage; why some attempts are still without an answer, None if none is."""
+        finished = {chunk for chunk, event in self._events().items() if event["unanswered"] is None}
         if finished:
             self.ports.progress.say(f"{len(finished)} of {len(self.chunks)} chunks of problems are finished already")
+        first: str | None = None
         for chunk, problems in enumerate(self.chunks, start=1):
             if chunk in finished:
                 continue
             result = await self._chunk(chunk, problems)
-            outage = next((refusal.reason for refusal in result.refused if refusal.reason in OUTAGES), None)
-            self._finish(chunk, problems, result, outage)
+            reasons = [refusal.reason for refusal in result.refused if refusal.reason in OUTAGES | RETRIED]
+            outage = next((reason for reason in reasons if reason in OUTAGES), None)
+            unanswered = outage or next(iter(reasons), None)
+            self._finish(chunk, problems, result, unanswered)
+            first = first or unanswered
             if outage is not None:
                 return outage
-        return None
+        return first
 
     async def _chunk(self, chunk: int, problems: Sequence[Problem]) -> RoundResult:
         """Sample, keep the unsolved problems, ask, test."""
@@ -120,14 +124,14 @@ class Collector:
         groups = self.folder.read_rollouts(chunk, {problem.id: problem for problem in problems})
         return groups if [group.problem.id for group in groups] == [problem.id for problem in problems] else None
 
-    def _finish(self, chunk: int, problems: Sequence[Problem], result: RoundResult, outage: str | None) -> None:
+    def _finish(self, chunk: int, problems: Sequence[Problem], result: RoundResult, unanswered: str | None) -> None:
         self.folder.interventions(chunk, result)
         self.folder.journal.write(
             COLLECTED,
             chunk=chunk,
             sampled=len(problems),
             config_hash=self.origin.config_hash,
-            outage=outage,
+            unanswered=unanswered,  # the chunk is asked about again when the collection goes on
             refused=Counter(refusal.reason for refusal in result.refused),
             **result.metrics(),
         )

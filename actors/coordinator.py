@@ -152,11 +152,9 @@ class Coordinator:
 
     async def patch_given(self, state: RunState) -> tuple[RunState, Update]:
         """Clone interventions that come from a file (patch.interventions); untested ones are tested first."""
-        given = tuple(self.problems.interventions)
-        problems = {item.intervention.attempt.problem.id for item in given}
+        given = self.problems.interventions
         self.progress.say(f"Patching with {len(given)} interventions of {self.config.patch.interventions}")
-        result = await self.round.test(RoundResult(len(problems), len(given), tested=given), state.iteration)
-        return await self.patch(state, result)
+        return await self.patch(state, await self.round.run_given(given, state.iteration))
 
     async def patch(self, state: RunState, result: RoundResult) -> tuple[RunState, Update]:
         """Clone prefix and intervention of what helps (section 4.2, line 11)."""

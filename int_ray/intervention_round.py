@@ -104,13 +104,22 @@ class InterventionRound:
             faults=tuple(fault for reply in replies for fault in reply.faults),
             outage=_outage(replies),
         )
-        return await self.test(result, round_)
+        return await self._test(result, round_)
 
-    async def test(self, result: RoundResult, round_: int) -> RoundResult:
-        """K continuations of everything in `tested` that has none yet, unless nothing would look at them; then `kept`.
+    async def run_given(self, given: Sequence[TestedIntervention], round_: int) -> RoundResult:
+        """The same for interventions that come from a file; those that bring their test along are not tested again."""
+        valid, leaks = await refuse_leaks([item.intervention for item in given], self.ports.grader)
+        clean = set(valid)
+        result = RoundResult(
+            num_problems=len({item.intervention.attempt.problem.id for item in given}),
+            num_attempts=len(given),
+            tested=tuple(item for item in given if item.intervention in clean),
+            refused=tuple(leaks),
+        )
+        return await self._test(result, round_)
 
-        Also for interventions that come from a file instead of from `run`.
-        """
+    async def _test(self, result: RoundResult, round_: int) -> RoundResult:
+        """K continuations of what is in `tested` and has none yet, unless nothing would look at them; then `kept`."""
         tested = result.tested
         best_of = self.oracle_config.select == "best_of"
         if best_of or self.patch_config.filter or self.patch_config.clone_suffix:

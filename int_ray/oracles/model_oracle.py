@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from int_ray.errors import RunError
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.answer_cache import AnswerCache
-from int_ray.oracles.chat import LASTING, OUTAGES, ChatModel, Fault, FaultName, Prompt
+from int_ray.oracles.chat import LASTING, OUTAGES, ChatModel, Fault, Prompt
 from int_ray.oracles.paid_chat import Heard, PaidChat, Question
 from int_ray.oracles.prompts import PromptTemplate, prompt_hash
 from int_ray.oracles.spending import Ledger
@@ -56,7 +56,7 @@ class ModelOracle:
         self.chat = PaidChat(kind, model, self.style.max_output_tokens, config, ledger, cache)
         self.progress = progress
         self._name = f"The oracle {kind} ({model.name})"
-        self._worth_telling: dict[FaultName, Fault] = {}  # the first one of each name, of the current round
+        self._news: dict[str, Fault] = {}  # of the current round: what happened -> its first fault
 
     async def check(self) -> None:
         """Find out, without paying, whether key and model are accepted. Raises RunError if they are not.
@@ -75,10 +75,9 @@ class ModelOracle:
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order. A failure in `chat.OUTAGES` means that nothing at all can be asked now."""
-        self._worth_telling.clear()
+        self._news.clear()
         replies = await asyncio.gather(*(self._reply(attempt) for attempt in attempts))
-        for fault in self._worth_telling.values():
-            what = "cannot be asked now" if fault.name in OUTAGES else "refused at least one request"
+        for what, fault in self._news.items():
             self.progress.say(f"{self._name} {what}: {fault.name}: {fault.detail}")
         return replies
 
@@ -133,8 +132,11 @@ class ModelOracle:
 
     async def _ask(self, question: Question) -> Heard:
         heard = await self.chat.ask(question)
-        if isinstance(heard.result, Fault) and heard.result.name in (*OUTAGES, *LASTING, "bad_request"):
-            self._worth_telling.setdefault(heard.result.name, heard.result)
+        fault = heard.result
+        if isinstance(fault, Fault) and fault.name in OUTAGES:
+            self._news.setdefault("cannot be asked now", fault)
+        elif isinstance(fault, Fault) and fault.name in (*LASTING, "bad_request"):
+            self._news.setdefault("refused a request", fault)
         return heard
 
     def _source(self, prompt: Prompt, sample: int, heard: Sequence[Heard]) -> Source:

@@ -20,6 +20,7 @@ from actors.grader_pool import GraderPool
 from actors.oracle_assembly import build_segmenter
 from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
 from int_ray.chains.pretrain import encode, weighted_loss
+from int_ray.chains.tokenizer import build_tokenizer
 from int_ray.config import Config
 from int_ray.config_file import load_config
 from int_ray.interventions import Splicer
@@ -43,6 +44,16 @@ DATA = ROOT / "int_ray" / "chains" / "data"
 pytestmark = [pytest.mark.timeout(280), pytest.mark.usefixtures("local_cluster")]
 
 
+def quickstart(model: Path = DATA / "base") -> Config:
+    overrides = ["run.folder=unused", f"model.path={model}", "model.max_length=160"]
+    return load_config(ROOT / "configs" / "quickstart.yaml", overrides)
+
+
+def problems(*names: str) -> list[Problem]:
+    config = quickstart().problems
+    return [problem for name in names for problem in load_problems(str(DATA / f"{name}.jsonl"), config).problems]
+
+
 @dataclass(frozen=True)
 class World:
     """The laptop world on an engine that samples as the quickstart does."""
@@ -57,12 +68,9 @@ class World:
         pool = RolloutPool(self.pool.engines, self.pool.grader, self.pool.encode_prompt, rollout, 0, FakeProgress())
         return World(self.config, self.tokenizer, pool)
 
-    def problems(self, *names: str) -> list[Problem]:
-        return [p for name in names for p in load_problems(str(DATA / f"{name}.jsonl"), self.config.problems).problems]
-
-    def failed(self, problems: Sequence[Problem], low: float, high: float, most: int) -> list[Attempt]:
+    def failed(self, tried: Sequence[Problem], low: float, high: float, most: int) -> list[Attempt]:
         """Of each problem with a pass@1 within these limits, in 32 rollouts, at most so many failed ones."""
-        groups = run(self.pool.sample(problems, 32, Purpose.TRAIN, 0))
+        groups = run(self.pool.sample(tried, 32, Purpose.TRAIN, 0))
         cut = build_segmenter(self.config, self.tokenizer).steps
         return [
             Attempt(group.problem, group.prompt_ids, rollout, cut(rollout.completion.token_ids))
@@ -74,8 +82,7 @@ class World:
 
 @contextmanager
 def start_world(model: Path) -> Iterator[World]:
-    overrides = ["run.folder=unused", f"model.path={model}", "model.max_length=160"]
-    config = load_config(ROOT / "configs" / "quickstart.yaml", overrides)
+    config = quickstart(model)
     tokenizer = load_tokenizer(config.model)
     engines = run(spawn_engines(config.model, config.rollout, config.learner))
     try:
@@ -148,7 +155,7 @@ def both(ours: OracleReply, theirs: OracleReply) -> bool:
 
 def test_monte_carlo_finds_the_first_error_where_the_policy_succeeds_now_and_then(base: World):
     slipping = base.at(1.4)
-    attempts = slipping.failed(base.problems("easy_train")[:16], 0.1, 0.9, most=3)
+    attempts = slipping.failed(problems("easy_train")[:16], 0.1, 0.9, most=3)
     compared = compare(slipping, attempts, temperature=1.4)
     compared.show("T 1.4")
     assert compared.located_exactly >= 24
@@ -156,7 +163,7 @@ def test_monte_carlo_finds_the_first_error_where_the_policy_succeeds_now_and_the
 
 
 def test_the_policy_compares_and_what_it_proposes_helps(base: World):
-    attempts = base.failed(base.problems("hard_train")[:24], 0.0, 0.0, most=1)
+    attempts = base.failed(problems("hard_train")[:24], 0.0, 0.0, most=1)
     chat = partial(encode_chat, base.tokenizer, template_kwargs={})
     model = PolicyModel(base.pool, chat, PolicyOracleConfig(max_tokens=64), deadline_s=60)
     template = ChainsPrompt()
@@ -188,28 +195,28 @@ def test_agreement_while_slips_make_problems_uncertain(base: World):
     show_head()
     for temperature in (1.2, 1.4, 1.6):
         slipping = base.at(temperature)
-        attempts = slipping.failed(base.problems("easy_train", "easy"), 0.1, 0.9, most=2)
+        attempts = slipping.failed(problems("easy_train", "easy"), 0.1, 0.9, most=2)
         compared = compare(slipping, attempts, temperature)
         compared.show(f"base, easy, T {temperature}")
         assert compared.agreement >= 0.8
 
 
 @pytest.fixture(scope="module")
-def half_trained(local_cluster: None, base: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def half_trained(local_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The base model after a few steps on solutions of hard problems: it knows its flawed facts now and then."""
     import torch
 
-    model = Qwen3ForCausalLM.from_pretrained(DATA / "base")
-    examples = [(p.question, p.solution) for p in base.problems("hard_train", "easy_train")]
+    model, tokenizer = Qwen3ForCausalLM.from_pretrained(DATA / "base"), build_tokenizer()
+    examples = [(p.question, p.solution) for p in problems("hard_train", "easy_train")]
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     chance = random.Random(0)
     for _ in range(5):
         optimizer.zero_grad()
-        weighted_loss(model, *encode(load_tokenizer(base.config.model), chance.sample(examples, 32))).backward()
+        weighted_loss(model, *encode(tokenizer, chance.sample(examples, 32))).backward()
         optimizer.step()
     folder = tmp_path_factory.mktemp("half_trained")
     model.save_pretrained(folder)
-    base.tokenizer.save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)  # a new one: the used one would save its padding
     with start_world(folder) as world:
         yield world
 
@@ -217,7 +224,7 @@ def half_trained(local_cluster: None, base: World, tmp_path_factory: pytest.Temp
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_agreement_while_a_policy_is_learning(half_trained: World):
-    attempts = half_trained.failed(half_trained.problems("hard_train", "hard_test"), 0.1, 0.9, most=2)
+    attempts = half_trained.failed(problems("hard_train", "hard_test"), 0.1, 0.9, most=2)
     show_head()
     for temperature in (0.6, 1.0):
         compared = compare(half_trained, attempts, temperature)
@@ -228,7 +235,7 @@ def test_agreement_while_a_policy_is_learning(half_trained: World):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_what_is_found_where_nothing_ever_succeeds(base: World):
-    attempts = base.failed(base.problems("hard_train"), 0.0, 0.0, most=1)
+    attempts = base.failed(problems("hard_train"), 0.0, 0.0, most=1)
     assert len(attempts) >= 60
     show_head()
     found = {}

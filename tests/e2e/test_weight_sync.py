@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
+from ray.exceptions import RayError
 
 from actors.weight_senders import SharedMemorySender
 from actors.weight_sync import EngineWeightSync, WeightSyncError
@@ -76,6 +79,18 @@ def test_a_missed_deadline_names_what_it_waited_for(tied: Pair):
         run(impatient.publish(12))
 
 
-def test_nothing_is_left_in_dev_shm(tied: Pair):
+def test_an_abandoned_request_does_not_stand_in_the_way_of_new_weights(tied: Pair):
+    async def abandon() -> None:
+        request = tied.engine.sample_group.remote(PROMPT, NO_PREFIX, sampling(64, 0, 350))
+        await asyncio.sleep(0.3)
+        ray.cancel(request)
+        with pytest.raises(RayError):
+            await asyncio.wait_for(request, 30)
+
+    run(abandon())
     sync(tied, 13)
+
+
+def test_nothing_is_left_in_dev_shm(tied: Pair):
+    sync(tied, 14)
     assert not list(Path("/dev/shm").glob("int_ray-*"))

@@ -85,7 +85,7 @@ def test_any_text_comes_back_as_it_was_used(
 def test_final_faults_are_kept_and_passing_ones_are_not():
     cut_off = PaidAnswer.of("k", fault("cut_off", input_tokens=5, output_tokens=9), 0.5)
     assert cut_off == PaidAnswer("k", "", 5, 9, 0.5, "cut_off")
-    assert cut_off.result == Fault("cut_off", input_tokens=5, output_tokens=9)
+    assert isinstance(cut_off, PaidAnswer) and cut_off.result == Fault("cut_off", input_tokens=5, output_tokens=9)
     silent = PaidAnswer.of("k", fault("empty", input_tokens=5, output_tokens=9), 0.5)
     assert silent == PaidAnswer("k", "", 5, 9, 0.5, "empty")  # thought, and wrote nothing
     assert PaidAnswer.of("k", fault("empty", input_tokens=5), 0.0) == fault("empty", input_tokens=5)

@@ -212,7 +212,7 @@ def test_an_outage_ends_the_collection_with_what_there_is(tmp_path: Path, outage
         down.run()
     assert sampled(down) == ["p0", "p1", "p2", "p3", "p4", "p5"]
     assert [row["problem_id"] for row in down.rows()] == ["p0", "p1", "p2", "p3"]
-    assert [event["outage"] for event in down.events()] == [None, outage]
+    assert [event["unanswered"] for event in down.events()] == [None, outage]
     up = build(tmp_path)
     assert up.run().refused == {"duplicate": 7}
     assert sampled(up) == ["p6"] and continued(up) == ["p3", "p4", "p5", "p6"]
@@ -220,11 +220,22 @@ def test_an_outage_ends_the_collection_with_what_there_is(tmp_path: Path, outage
 
 
 def test_other_failures_are_counted_and_final(tmp_path: Path):
-    world = build(tmp_path, failures={"p0": "no_error", "p4": "timeout", "p6": "over_problem_budget"})
+    world = build(tmp_path, failures={"p0": "no_error", "p4": "blocked", "p6": "over_problem_budget"})
     collected = world.run()
-    assert collected.refused == {"duplicate": 4, "no_error": 2, "timeout": 2, "over_problem_budget": 2}
-    assert [event["outage"] for event in world.events()] == [None, None, None]
+    assert collected.refused == {"duplicate": 4, "no_error": 2, "blocked": 2, "over_problem_budget": 2}
+    assert [event["unanswered"] for event in world.events()] == [None, None, None]
     assert [row["problem_id"] for row in world.rows()] == ["p1", "p2", "p3", "p5"]
+
+
+def test_attempts_that_got_no_answer_are_asked_about_again(tmp_path: Path):
+    down = build(tmp_path, failures={"p1": "timeout"})
+    with pytest.raises(Resumable, match=r"the oracle cannot be asked \(timeout\)"):
+        down.run()
+    assert [event["unanswered"] for event in down.events()] == ["timeout", None, None]  # the other chunks went on
+    up = build(tmp_path)
+    up.run()
+    assert sampled(up) == [] and {attempt.problem.id for attempt in up.oracle.asked} == {"p0", "p1", "p2"}
+    assert [row["problem_id"] for row in up.rows()] == [f"p{index}" for index in range(7)]
 
 
 def test_nothing_unsolved_is_an_empty_file(tmp_path: Path):

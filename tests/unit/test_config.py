@@ -55,6 +55,7 @@ def test_all_mistakes_come_at_once():
         ("trigger.hysteresis=0.9", "trigger.hysteresis: 0.9 must be below"),
         ("reinforce.overlong_buffer=73", "reinforce.overlong_buffer: 73 exceeds"),
         ("oracle={categorize: true, prompt: chains}", "oracle.categorize: prompt: chains has no question"),
+        ("oracle={kind: gemini, budget: {tokens: 100}}", "oracle.budget.tokens = 100: no call would be made"),
     ],
 )
 def test_contradictions_between_settings(override: str, start: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -160,10 +161,13 @@ def test_interventions_from_elsewhere_are_tested_where_they_have_not_been() -> N
     rollouts = Rated({FAIR.content: "cwww"})
     round_ = build(Scripted(()), rollouts, {}, filter=True)
     old, new = (round_.splicer.splice([attempt("12+5=18\n\n", "x")], [OracleReply((p,))])[0][0] for p in (RIGHT, FAIR))
-    given = RoundResult(1, 2, tested=(TestedIntervention(old, group("cccc")), TestedIntervention(new, None)))
-    result = asyncio.run(round_.test(given, 1))
+    giveaway = Proposal(1, "So the answer is 14.")
+    leak = replace(new, proposal=giveaway)
+    given = [TestedIntervention(old, group("cccc")), TestedIntervention(new, None), TestedIntervention(leak, None)]
+    result = asyncio.run(round_.run_given(given, 1))
     assert rollouts.tested == [FAIR.content]
     assert [item.intervention for item in result.kept] == [old, new]
+    assert [(refusal.reason, refusal.proposal) for refusal in result.refused] == [("leak", giveaway)]
 
 
 def varied(index: int) -> RolloutGroup:

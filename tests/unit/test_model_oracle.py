@@ -365,13 +365,15 @@ def test_a_server_that_is_down_is_left_alone(tmp_path: Path):
 
 
 def test_the_first_refused_request_of_a_round_is_told_with_its_reason(tmp_path: Path):
-    model = FakeModel(
-        lambda request: Fault("bad_request", f"HTTP 400: no {request.messages[0].content.split('|')[0]}")
-    )
-    item = oracle(tmp_path, model, concurrency=1)
-    for _ in range(2):
-        assert [reply.failure for reply in ask(item, 3)] == ["bad_request"] * 3
-    line = "The oracle gemini (fake-model) refused at least one request: bad_request: HTTP 400: no compare p0"
+    model = FakeModel(lambda request: Fault("bad_request", f"HTTP 400: no {request.messages[0].content.split('|')[0]}"))
+    item = oracle(tmp_path, model)
+
+    async def two_rounds() -> None:
+        for _ in range(2):
+            assert [reply.failure for reply in await item.intervene(attempts(3))] == ["bad_request"] * 3
+
+    run(two_rounds())
+    line = "The oracle gemini (fake-model) refused a request: bad_request: HTTP 400: no compare p0"
     assert story(item) == [line, line]
     ended = [call for call in read_json_lines(tmp_path / "oracle_calls.jsonl") if call["event"] == "ended"]
     assert ended[1]["detail"] == "HTTP 400: no compare p1"
@@ -393,7 +395,12 @@ def test_a_key_that_is_revoked_in_the_middle_stops_all_calls(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "advice"), [("unauthorized", "oracle.gemini.api_key_env"), ("unknown_model", "oracle.gemini.model")]
+    ("name", "advice"),
+    [
+        ("unauthorized", "oracle.gemini.api_key_env must name"),
+        ("forbidden", "oracle.gemini.api_key_env must name"),
+        ("unknown_model", "oracle.gemini.model"),
+    ],
 )
 def test_a_refused_key_or_model_ends_the_run_before_it_begins(tmp_path: Path, name: Any, advice: str):
     item = oracle(tmp_path, FakeModel([answer()], checks=[fault("timeout"), fault(name)]))
@@ -464,8 +471,7 @@ def test_whatever_happens_the_bill_adds_up_and_nothing_is_paid_twice(
     def say(request: ChatRequest) -> Answer | Fault:
         result = left.pop(0) if len(left) > 1 else left[0]
         given.append(result)
-        final = ("blocked", "cut_off", "empty") if result.output_tokens else ("blocked", "cut_off")
-        if isinstance(result, Answer) or result.name in final:
+        if isinstance(result, Answer) or result.is_final:
             paid[request.messages[-1].content, request.sample] += 1
         return result
 
@@ -482,15 +488,17 @@ def test_whatever_happens_the_bill_adds_up_and_nothing_is_paid_twice(
     assert max(paid.values(), default=0) <= 1
     bill = spend(item)
     assert bill.calls == len(model.requests)
-    broken_off = bill.faults.pop("broken_off", 0)
+    broken_off = bill.faults["broken_off"]
     assert bill.calls - broken_off == len(given)
-    assert bill.faults == Counter(result.name for result in given if isinstance(result, Fault))
+    faults = Counter(result.name for result in given if isinstance(result, Fault))
+    assert bill.faults == faults + Counter(broken_off=broken_off)
     told = [result for result in given if isinstance(result, Answer) or result.name not in UNKNOWN_BILL]
     assert bill.unknown == broken_off + len(given) - len(told)
-    assert bill.input_tokens == sum(result.input_tokens for result in told)
-    assert bill.output_tokens == sum(result.output_tokens for result in told)
+    assert (bill.input_tokens, bill.output_tokens) == (
+        sum(result.input_tokens for result in told),
+        sum(result.output_tokens for result in told),
+    )
     assert bill.cost == pytest.approx((bill.input_tokens + 10 * bill.output_tokens) / 1e6)
-    bill.faults.update({"broken_off": broken_off} if broken_off else {})
     assert bill == spend(oracle(folder, model))
     assert bill.calls <= budget.get("calls", 10**9)
     assert bill.input_tokens + bill.output_tokens + bill.unknown_tokens <= budget.get("tokens", 10**9)

@@ -94,5 +94,5 @@ def test_an_engine_that_hangs_is_no_fault_of_the_oracle():
         async def write(self, *_: object, **__: object) -> list[Completion]:
             raise TimeoutError("waited 5 s (rollout.deadline_s) for rollout engine 0")
 
-    with pytest.raises(TimeoutError, match="rollout.deadline_s"):
+    with pytest.raises(TimeoutError, match=r"rollout\.deadline_s"):
         ask(Hanging())

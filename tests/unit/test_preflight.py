@@ -102,6 +102,24 @@ def test_data_that_the_run_cannot_use_as_configured(tmp_path: Path, model: Path)
     assert lines[1].startswith("problems.columns.solution: no row") and "oracle.kind = exact" in lines[1]
 
 
+def oracle(folder: Path, model: Path, schedule: str = "plateau", **settings: object) -> Config:
+    run = {"folder": "unused", "ray_address": "auto"}
+    return config(folder, model, schedule=schedule, oracle=settings, run=run)
+
+
+def test_a_model_is_demanded_also_where_the_keys_are_elsewhere(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (line,) = mistakes(oracle(tmp_path, model, kind="openai"))
+    assert line == "oracle.openai.model: required for this kind of oracle, but not set"
+
+
+def test_a_password_in_an_address_is_refused_also_where_no_oracle_is_asked(tmp_path: Path, model: Path):
+    (line,) = mistakes(oracle(tmp_path, model, "never", openai={"base_url": "https://me:canary@gateway/v1"}))
+    assert line.startswith("oracle.openai.base_url: ") and "canary" not in line
+
+
 def test_model_and_data_mistakes_come_together(tmp_path: Path, model: Path):
     (model / "model.safetensors").unlink()
     lines = mistakes(config(tmp_path, model, evaluate={"sets": {"a": str(tmp_path / "absent.jsonl")}}))
