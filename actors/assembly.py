@@ -101,7 +101,7 @@ async def start_services(
     stack.callback(grader.close)
     accounts = Accounts.open(config, folder, progress, stack)
     if oracle is not None:
-        return Services(grader, accounts, {}, await start_oracle_pool(oracle, config, progress, stack))
+        return Services(grader, accounts, {}, await start_oracle_pool("own", oracle, config, progress, stack))
     return Services(grader, accounts, await start_apis(config, accounts, progress, stack), None)
 
 

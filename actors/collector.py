@@ -91,7 +91,10 @@ class Collector:
         )
 
     async def _collect(self) -> str | None:
-        """All chunks in turn, up to an outage; why some attempts are still without an answer, None if none is."""
+        """All chunks in turn; why some attempts are still without an answer, None if none is.
+
+        An outage ends this, unless there is a fallback, which may know about the other chunks.
+        """
         finished = {chunk for chunk, event in self._events().items() if event["unanswered"] is None}
         if finished:
             self.ports.progress.say(f"{len(finished)} of {len(self.chunks)} chunks of problems are finished already")
@@ -100,14 +103,24 @@ class Collector:
             if chunk in finished:
                 continue
             result = await self._chunk(chunk, problems)
-            reasons = [refusal.reason for refusal in result.refused if refusal.reason in OUTAGES | RETRIED]
-            outage = next((reason for reason in reasons if reason in OUTAGES), None)
-            unanswered = outage or next(iter(reasons), None)
+            unanswered = self._unanswered(result)
             self._finish(chunk, problems, result, unanswered)
             first = first or unanswered
-            if outage is not None:
-                return outage
+            if unanswered in OUTAGES and not self.config.oracle.fallback:
+                return unanswered
         return first
+
+    def _unanswered(self, result: RoundResult) -> str | None:
+        """Why a chunk has to be asked about again, an outage first; None if it is finished.
+
+        With a fallback an outage counts only if nothing at all got through: a spent budget lasts, and wherever the
+        fallback has nothing to say the collection would never finish.
+        """
+        reasons = [refusal.reason for refusal in result.refused]
+        outage = next((reason for reason in reasons if reason in OUTAGES), None)
+        if self.config.oracle.fallback:
+            outage = result.outage
+        return outage or next((reason for reason in reasons if reason in RETRIED), None)
 
     async def _chunk(self, chunk: int, problems: Sequence[Problem]) -> RoundResult:
         """Sample, keep the unsolved problems, ask, test."""

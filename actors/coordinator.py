@@ -159,7 +159,9 @@ class Coordinator:
     async def patch(self, state: RunState, result: RoundResult) -> tuple[RunState, Update]:
         """Clone prefix and intervention of what helps (section 4.2, line 11)."""
         self.folder.interventions(state.iteration, result)
-        self.folder.journal.write("intervention_round", iteration=state.iteration, **result.metrics())
+        self.folder.journal.write(
+            "intervention_round", iteration=state.iteration, outage=result.outage, **result.metrics()
+        )
         self.progress.say(result.story())
         if not result.kept:
             return state, Update(0, result.metrics(), skipped="no intervention helps")

@@ -89,8 +89,8 @@ async def build_oracle(
 ) -> Oracle:
     """The oracle of a run, with its fallbacks."""
 
-    async def in_workers(step_oracle: StepOracle) -> Oracle:
-        return await start_oracle_pool(step_oracle, config, progress, stack)
+    async def in_workers(kind: OracleKindName, step_oracle: StepOracle) -> Oracle:
+        return await start_oracle_pool(kind, step_oracle, config, progress, stack)
 
     async def build(kind: OracleKindName) -> Oracle:
         settings = config.oracle
@@ -105,8 +105,8 @@ async def build_oracle(
             return accounts.oracle(kind, model, config, progress)
         if kind == "recorded":
             assert settings.recorded is not None  # checked with the config
-            return await in_workers(load_recorded(settings.recorded))
-        return await in_workers(CHECKERS[settings.checker]())
+            return await in_workers(kind, load_recorded(settings.recorded))
+        return await in_workers(kind, CHECKERS[settings.checker]())
 
     oracles = [(kind, await build(kind)) for kind in kinds_asked(config)]
     return oracles[0][1] if len(oracles) == 1 else FallbackOracle(oracles, progress)
@@ -118,10 +118,10 @@ def build_segmenter(config: Config, tokenizer: PreTrainedTokenizerBase) -> Segme
 
 
 async def start_oracle_pool(
-    oracle: StepOracle, config: Config, progress: Progress, stack: AsyncExitStack
+    kind: str, oracle: StepOracle, config: Config, progress: Progress, stack: AsyncExitStack
 ) -> OraclePool:
     """An oracle without a language model, in worker processes."""
-    pool = OraclePool(oracle, config.oracle, progress)
+    pool = OraclePool(kind, oracle, config.oracle, progress)
     stack.callback(pool.close)
     await pool.ready()
     return pool

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -18,7 +19,7 @@ from int_ray.errors import RunError
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles import StepOracle
 from int_ray.ports import Progress
-from int_ray.types import Attempt, OracleReply
+from int_ray.types import Attempt, OracleReply, Source
 
 START_DEADLINE_S = 180.0  # a process and the import of a client library, on a machine that starts much else
 
@@ -65,8 +66,10 @@ async def first_replies(calls: Sequence[ObjectRef]) -> list[Any]:
 class OraclePool:
     """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception."""
 
-    def __init__(self, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
+    def __init__(self, kind: str, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
+        """`kind` of the oracle: the source of what names none itself."""
         self.workers = spawn_workers(OracleWorker, config, oracle, config.concurrency)
+        self.source = Source(kind)
         self.config = config
         self.progress = progress
 
@@ -82,7 +85,7 @@ class OraclePool:
             async with gate:
                 reply = await self._ask(index, attempt)
             self.progress.advance()
-            return reply
+            return _with_source(reply, self.source)
 
         return await asyncio.gather(*(ask(index, attempt) for index, attempt in enumerate(attempts)))
 
@@ -102,3 +105,10 @@ class OraclePool:
         """End the workers."""
         for worker in self.workers:
             ray.kill(worker)
+
+
+def _with_source(reply: OracleReply, source: Source) -> OracleReply:
+    """The same with a source throughout: a proposal without one has the reply's, a reply without one has `source`."""
+    source = reply.source or source
+    proposals = tuple(replace(proposal, source=proposal.source or source) for proposal in reply.proposals)
+    return replace(reply, proposals=proposals, source=source)

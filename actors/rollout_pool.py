@@ -1,5 +1,4 @@
-"""N rollout engines behind the ports Rollouts and Policy: each request to the least busy engine, answers graded the
-moment they arrive."""
+"""N rollout engines behind the ports Rollouts and Policy: each request goes to the engine that has the least to do."""
 
 from __future__ import annotations
 
@@ -28,8 +27,6 @@ from int_ray.types import Completion, Intervention, Problem, Purpose, Rollout, R
 T = TypeVar("T")
 
 CLOSE_DEADLINE_S = 5.0
-
-
 NO_PREFIX: TokenIds = np.array([], np.int32)
 
 
@@ -161,7 +158,7 @@ class RolloutPool:
 
     @asynccontextmanager
     async def _least_busy(self, gate: asyncio.Semaphore) -> AsyncIterator[int]:
-        """Index of the engine with the fewest groups in flight, once the gate lets another group in."""
+        """Index of the engine with the fewest requests in flight, once the gate lets another one in."""
         async with gate:
             index = self._in_flight.index(min(self._in_flight))
             self._in_flight[index] += 1

@@ -24,7 +24,8 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
         "run": {
             "iterations": state.iteration,
             "policy_version": state.policy_version,
-            "intervention_rounds": state.intervention_rounds,
+            "intervention_rounds": run.num_answered,
+            "interventions_from": run.origin,
             **counts,
             "last_reward": run.rows[-1].reward,
             "last_unsolved": run.rows[-1].unsolved,

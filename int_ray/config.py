@@ -5,10 +5,12 @@ Values named after a table are the paper's (Table 3: RL; Tables 4 and 5: SFT; ap
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from int_ray.config_section import Section
 from int_ray.oracle_config import OracleConfig
@@ -176,10 +178,24 @@ class LearnerConfig(Section):
     )
 
 
+OTHER_DATA = ("train", "mixed", "interventions")  # what a run folder calls the rest of the data
+
+
+def _set_name(name: str) -> str:
+    if name in OTHER_DATA or not re.fullmatch(r"[\w.-]+", name):
+        raise PydanticCustomError(
+            "set_name", "choose a name of letters, digits, '_', '.' and '-', other than " + ", ".join(OTHER_DATA)
+        )
+    return name
+
+
 class EvaluateConfig(Section):
     """Held-out problems, evaluated before the first iteration and after the last."""
 
-    sets: dict[str, str] = Field(default_factory=dict, description="Name -> file or dataset, read like problems.train.")
+    sets: dict[Annotated[str, AfterValidator(_set_name)], str] = Field(
+        default_factory=dict,
+        description="Name (part of file names) -> file or dataset, read like problems.train.",
+    )
     n: PositiveInt = Field(default=32, description="Rollouts per problem.")
     k: tuple[PositiveInt, ...] = Field(default=(1, 8), description="pass@k to report; none may exceed n.")
     every: int = Field(default=0, ge=0, description="Also every so many iterations; 0: only before and after.")

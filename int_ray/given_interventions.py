@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -15,12 +14,13 @@ import numpy as np
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError
+from int_ray.guards import frame
 from int_ray.intervention_files import record_of, tokenizer_hash
 from int_ray.intervention_records import read_intervention
-from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_problem, read_rows
+from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_problem, read_rows, squeezed
 from int_ray.interventions import Splicer
 from int_ray.problems import BadRow, DataError, QuarantinedRow, Row
-from int_ray.prompts import encode_prompt, encode_text
+from int_ray.prompts import decode_ids, encode_prompt, encode_text
 from int_ray.types import (
     Attempt,
     Completion,
@@ -51,10 +51,6 @@ class LoadedInterventions:
 
     items: tuple[TestedIntervention, ...]
     quarantined: tuple[QuarantinedRow, ...] = ()
-
-    def write_quarantine(self, path: Path) -> None:
-        """One JSON object per row that was left out."""
-        path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.quarantined), encoding="utf-8")
 
 
 def load_interventions(path: Path, tokenizer: PreTrainedTokenizerBase, config: Config) -> LoadedInterventions:
@@ -89,6 +85,7 @@ class _Reader:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
         self.encode = partial(encode_text, tokenizer)
+        self.decode = partial(decode_ids, tokenizer)
         self.encode_prompt = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         self.vocabulary_size = len(tokenizer)
@@ -126,6 +123,8 @@ class _Reader:
             "location": written.location,
             "content": written.content,
             "first_error": written.first_error,
+            "log": written.log,
+            "category": written.category,
         }
         try:
             tested = read_intervention(record_of(row) | checked)
@@ -135,11 +134,23 @@ class _Reader:
             raise BadRow(f"damaged: {type(error).__name__} {error}") from None
         if not is_intact:
             raise BadRow("damaged: its token ids do not fit its steps or the tokenizer")
+        if not self._says_its_content(tested.intervention):
+            raise BadRow(
+                "'intervention_ids' are not the ids of 'content'; to train on a changed text, delete 'provenance'"
+            )
         if len(ids) >= self.config.rollout.max_tokens:
             raise BadRow("no_room")
         model = self.config.model
         is_same_model = (origin.get("model"), origin.get("revision")) == (model.path, model.revision)
         return tested if is_same_model else replace(tested, continuations=None)
+
+    def _says_its_content(self, intervention: Intervention) -> bool:
+        """Whether the ids are those of the new step, white space aside: some tokenizers do not give back every letter."""
+        replaced = intervention.attempt.steps[intervention.proposal.location - 1]
+        opening, _, separator = frame(replaced.text)
+        step = opening + intervention.proposal.content + (separator or self.config.oracle.step_separator)
+        said = self.decode(intervention.intervention_ids.tolist())
+        return squeezed(said) == squeezed(self.decode(self.encode(step)))
 
     def _from_text(self, problem: Problem, prompt_ids: TokenIds, written: WrittenIntervention) -> Intervention:
         """Tokenised step by step, so that prefix and intervention meet at a step boundary."""
@@ -150,8 +161,10 @@ class _Reader:
         unknown = np.full(len(token_ids), np.nan, np.float32)
         response = Completion(token_ids, unknown, "".join(written.steps), finished=True, seed=0)
         attempt = Attempt(problem, prompt_ids, Rollout(response, Outcome.WRONG, policy_version=0), steps)
-        proposal = Proposal(written.location, written.content, written.first_error, Source("recorded"))
-        spliced, refused = self.splicer.splice([attempt], [OracleReply((proposal,))])
+        source = written.proposed_by or Source("recorded")
+        proposal = Proposal(written.location, written.content, written.first_error, source)
+        reply = OracleReply((proposal,), log=written.log, category=written.category)
+        spliced, refused = self.splicer.splice([attempt], [reply])
         if refused:
             raise BadRow(refused[0].reason)
         return spliced[0]

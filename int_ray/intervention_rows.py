@@ -5,8 +5,9 @@ person.
      "intervention": {"location": 1, "content": "5-9=96"}}
 
 `location` counts the parts of `incorrect_attempt` between blank lines, from 1. Files of `int-ray collect` also have the
-exact steps of the attempt (`steps`, `location`, `content`), which come first where they are present. An intervention
-is one step: blank lines inside of it are read as line breaks.
+exact steps of the attempt (`steps`), which come first where they are present, and `location` and `content` a second
+time, beside `intervention`: the two must agree. An intervention is one step: blank lines inside of it are read as line
+breaks.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from int_ray.problems import BadRow, DataError, Row, numbered_rows, text_of
 from int_ray.segmentation import BLANK_LINES
-from int_ray.types import Problem
+from int_ray.types import Category, Problem, Source
+
+SOURCE = TypeAdapter(Source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,9 @@ class WrittenIntervention:
     location: int
     replaced: str
     first_error: int | None = None
+    proposed_by: Source | None = None
+    log: str = ""
+    category: Category | None = None
 
 
 def read_rows(path: Path) -> list[tuple[int, Row | BadRow]]:
@@ -56,9 +64,7 @@ def read_intervention_row(row: Row) -> WrittenIntervention:
     problem_id, question = _optional(row, "problem_id"), _optional(row, "question") or _optional(row, "problem")
     if problem_id is None and question is None:
         raise BadRow("neither 'problem' nor 'problem_id' says which problem it is about")
-    proposal = row.get("intervention") or row
-    if not isinstance(proposal, Mapping):
-        raise BadRow("'intervention' is not an object with 'location' and 'content'")
+    proposal = _proposal(row)
     content, steps = BLANK_LINES.sub("\n", text_of(proposal, "content", numbers=False).strip()), _steps(row)
     if not steps:
         return WrittenIntervention(problem_id, question, content, (), 0, _replaced(row))
@@ -66,7 +72,9 @@ def read_intervention_row(row: Row) -> WrittenIntervention:
     if location is None:
         raise BadRow("'location' is missing")
     first_error = _location(row, "first_error", steps)
-    return WrittenIntervention(problem_id, question, content, steps, location, steps[location - 1], first_error)
+    return WrittenIntervention(
+        problem_id, question, content, steps, location, steps[location - 1], first_error, *_said_with_it(row)
+    )
 
 
 def read_problem(row: Row, written: WrittenIntervention) -> Problem:
@@ -85,6 +93,32 @@ def paragraphs(text: str) -> tuple[str, ...]:
     """The parts between blank lines, each with the blank line after it; together they are the text."""
     *others, last = text.split("\n\n")
     return (*(part + "\n\n" for part in others), last)
+
+
+def squeezed(text: str) -> str:
+    """Without white space."""
+    return "".join(text.split())
+
+
+def _proposal(row: Row) -> Row:
+    """`location` and `content`, which a row has at its top, in `intervention` or in both. Raises BadRow."""
+    inner = row.get("intervention") or {}
+    if not isinstance(inner, Mapping):
+        raise BadRow("'intervention' is not an object with 'location' and 'content'")
+    for name in ("location", "content"):
+        if row.get(name) is not None and inner.get(name) is not None and row[name] != inner[name]:
+            raise BadRow(f"{name!r} is not the one in 'intervention'; change both")
+    return {name: inner.get(name) if row.get(name) is None else row[name] for name in ("location", "content")}
+
+
+def _said_with_it(row: Row) -> tuple[Source | None, str, Category | None]:
+    """Who proposed it, the oracle's log and the kind of the error, as far as columns of other origin can be so read."""
+    try:
+        source = SOURCE.validate_python(row.get("proposed_by"))
+    except ValidationError:
+        source = None
+    log, category = row.get("log"), row.get("category")
+    return source, log if isinstance(log, str) else "", category if category in get_args(Category) else None
 
 
 def _steps(row: Row) -> tuple[str, ...]:

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 MIN_WORDS = 8  # outside formulas; a shorter text has no language
 MIN_CONFIDENCE = 0.95
-MAX_LENGTH = 4000  # characters of an attempt that are looked at
+MAX_LENGTH = 4000  # characters of each text that are looked at
 # Letters that occur in the formulas of any language.
 _FORMULA_SCRIPTS = frozenset(["LATIN", "GREEK", "MATHEMATICAL", "DOUBLE-STRUCK", "SCRIPT", "FULLWIDTH", "BLACK-LETTER"])
-_FORMULA = re.compile(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+|\S*\d\S*", re.DOTALL)
+_FORMULA = re.compile(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\[A-Za-z]+", re.DOTALL)
+_UNSPACED = re.compile(r"[!-~]+")  # ends where letters of a language written without blanks begin
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\d_]{2,}")  # a Chinese letter says as much as a word
 
 
 def is_other_language(question: str, attempt: str, content: str) -> bool:
     """Whether `content` is in a script that question and attempt lack, or surely in another language than both."""
-    attempt = attempt[:MAX_LENGTH]
+    question, attempt, content = (text[:MAX_LENGTH] for text in (question, attempt, content))
     written = Counter(filter(None, map(_script, _prose(content))))
     scripts = set(filter(None, map(_script, question + attempt)))
     new = written.total() - sum(written[script] for script in _FORMULA_SCRIPTS | scripts)
@@ -35,19 +36,25 @@ def is_other_language(question: str, attempt: str, content: str) -> bool:
 
 
 def _has_language(text: str) -> bool:
-    return len(_WORD.findall(_prose(text))) >= MIN_WORDS
+    return len(_words(text)) >= MIN_WORDS
 
 
 def _may_be_one_language(one: str, other: str) -> bool:
     """Whether two texts with a language are written in the same script and not surely in different languages."""
     scripts = [Counter(filter(None, map(_script, _prose(text)))).most_common(1)[0][0] for text in (one, other)]
-    languages = [_identifier().classify(" ".join(_WORD.findall(_prose(text)))) for text in (one, other)]
+    languages = [_identifier().classify(" ".join(_words(text))) for text in (one, other)]
     is_sure = all(confidence >= MIN_CONFIDENCE for _, confidence in languages)
     return scripts[0] == scripts[1] and not (is_sure and languages[0][0] != languages[1][0])
 
 
+def _words(text: str) -> list[str]:
+    """Words with a letter: circled and raised digits are word characters too."""
+    return [word for word in _WORD.findall(_prose(text)) if any(map(str.isalpha, word))]
+
+
 def _prose(text: str) -> str:
-    return _FORMULA.sub(" ", text)
+    """A text without formulas and whatever else holds a digit."""
+    return _UNSPACED.sub(lambda piece: " " if re.search(r"\d", piece[0]) else piece[0], _FORMULA.sub(" ", text))
 
 
 @cache

@@ -45,9 +45,10 @@ class LoadedProblems:
     problems: tuple[Problem, ...]
     quarantined: tuple[QuarantinedRow, ...] = ()
 
-    def write_quarantine(self, path: Path) -> None:
-        """One JSON object per row that was left out."""
-        path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in self.quarantined), encoding="utf-8")
+
+def write_quarantine(path: Path, rows: Sequence[QuarantinedRow]) -> None:
+    """One JSON object per row that was left out."""
+    path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
 
 
 def load_problems(

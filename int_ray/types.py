@@ -158,7 +158,7 @@ class Attempt:
 class Source:
     """Who proposed something, how it was asked and what that cost: the provenance of an intervention."""
 
-    oracle: str  # kind, as in oracle.kind
+    oracle: str  # kind, as in oracle.kind; own: an object of the user's
     model: str = ""
     prompt: str = ""  # name and version of the prompt, such as math-1
     prompt_hash: str = ""  # of the whole prompt as sent

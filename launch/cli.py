@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import typer
+
+from launch.commands import command_line
 
 EXIT_FAILED, EXIT_CONFIG, EXIT_RESUMABLE = 1, 2, 75
 
@@ -134,8 +135,7 @@ def exit_on_config_error() -> Iterator[None]:
 @contextmanager
 def exit_resumable(command: str, config: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[None]:
     """One line for whatever ends a run early, the command that goes on with it, and an exit code."""
-    options = [option for plugin in plugins for option in ("--plugin", plugin)]
-    go_on = f"To go on: int-ray {shlex.join([command, config, *overrides, *options, '--resume', 'auto'])}"
+    go_on = f"To go on: {command_line(command, config, overrides, plugins, '--resume', 'auto')}"
     try:
         from int_ray.errors import Resumable, RunError
 

@@ -16,7 +16,8 @@ from int_ray.config_checks import engine_gpus
 from int_ray.config_file import dump_config, load_config
 from int_ray.oracles.spending import Ledger, Spend
 from int_ray.preflight import Inputs, load_inputs
-from launch.console import ConsoleProgress, program
+from launch.commands import command_line, program
+from launch.console import ConsoleProgress
 from launch.preparation import check_folder, import_plugins, report_quarantined, show_plan
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def run_collection(
         import_module("actors.collector_assembly")  # seconds: here, where a Ctrl-C ends the process at once
         collected = asyncio.run(_collect(config, inputs, progress))
     show_collected(collected, spent(config), console)
-    for line in what_next(path, overrides, config, collected):
+    for line in what_next(path, overrides, plugins, config, collected):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -116,7 +117,9 @@ def show_collected(collected: Collected, spend: Spend, console: Console) -> None
     console.print(table)
 
 
-def what_next(path: str, overrides: Sequence[str], config: Config, collected: Collected) -> list[str]:
+def what_next(
+    path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, collected: Collected
+) -> list[str]:
     """Where the files are, and commands that can be pasted."""
     folder = config.run.folder
     read = f"To read them: {program('int-ray')} inspect {shlex.quote(str(folder))}"
@@ -127,5 +130,5 @@ def what_next(path: str, overrides: Sequence[str], config: Config, collected: Co
     return [
         f"Interventions: {folder / 'interventions.jsonl'}, and the same as .parquet",
         read,
-        f"To train with them: {program('int-ray')} train {shlex.join([path, *kept, given, trained])}",
+        f"To train with them: {command_line('train', path, [*kept, given, trained], plugins)}",
     ]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from int_ray.config import Config
-from int_ray.report.page import counted
 from int_ray.report.run_files import phase_shares
+from launch.commands import command_line, program
 
 
 class ConsoleProgress:
@@ -96,8 +93,10 @@ def show_summary(summary: Mapping[str, Any], console: Console) -> None:
     """The final tables: evaluation before and after with intervals, then what happened in between."""
     table = Table("set", "figure", "base", "end", title="Evaluation (95% intervals over problems)")
     for name, scores in summary["evaluation"].items():
-        for figure, base in scores["base"].items():
-            table.add_row(name, figure, _cell(base), _cell(scores["end"][figure]))
+        base, end = scores["base"], scores["end"]
+        for figure, score in base.items():
+            if figure in end:  # evaluate.k may change on a resume
+                table.add_row(name, figure, _cell(score), _cell(end[figure]))
         table.add_section()
     if summary["evaluation"]:
         console.print(table)
@@ -111,8 +110,8 @@ def _story(summary: Mapping[str, Any]) -> dict[str, str]:
     run, phases, spent = summary["run"], phase_shares(summary["seconds"]), summary["oracle"].get("spent")
     return {
         "iterations": str(run["iterations"]),
-        "interventions": f"{run['interventions_kept']} kept of {run['interventions_tested']} tested, in "
-        f"{counted(run['intervention_rounds'], 'round')}",
+        "interventions": f"{run['interventions_kept']} kept of {run['interventions_tested']} tested, from "
+        f"{run['interventions_from']}",
         **({"spent on the oracle": spent} if spent else {}),
         "last iteration": f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
         "time": f"{run['wall_time_s'] / 60:.1f} min: "
@@ -120,22 +119,17 @@ def _story(summary: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def what_next(path: str, overrides: Sequence[str], config: Config, report: Path) -> list[str]:
+def what_next(path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, report: Path) -> list[str]:
     """Where the report is, and commands that can be pasted."""
     folder, other = config.run.folder, "plateau" if config.schedule == "never" else "never"
     kept = [item for item in overrides if not item.startswith(("schedule=", "run.folder="))]
-    compared = [path, *kept, f"schedule={other}", f"run.folder={folder}-{other}"]
+    compared = [*kept, f"schedule={other}", f"run.folder={folder}-{other}"]
     purpose = "the same with interventions" if other == "plateau" else "plain RL, to compare with"
     return [
         f"Report: {report.resolve().as_uri()}",
-        f"Next, {purpose}: {program('int-ray')} train {shlex.join(compared)}",
+        f"Next, {purpose}: {command_line('train', path, compared, plugins)}",
         f"All curves: {program('tensorboard')} --logdir {shlex.quote(str(folder))}",
     ]
-
-
-def program(name: str) -> str:
-    """How a shell finds a program of this environment, active or not."""
-    return name if shutil.which(name) else os.path.relpath(Path(sys.executable).with_name(name))
 
 
 def _cell(figure: Mapping[str, float]) -> str:

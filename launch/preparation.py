@@ -16,7 +16,7 @@ from int_ray.given_interventions import LoadedInterventions
 from int_ray.journal import read_json_lines
 from int_ray.ports import Progress
 from int_ray.preflight import check_local_inputs
-from int_ray.problems import LoadedProblems
+from int_ray.problems import LoadedProblems, write_quarantine
 
 
 def import_plugins(modules: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def report_quarantined(
     for name, item in loaded.items():
         if item.quarantined:
             path = folder / f"quarantine_{name}.jsonl"
-            item.write_quarantine(path)
+            write_quarantine(path, item.quarantined)
             progress.say(f"{len(item.quarantined)} rows of {name} cannot be used and were left out; {path} says why")
 
 

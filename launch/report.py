@@ -17,8 +17,8 @@ def run_report(folder: str) -> None:
     print(write_report(Path(folder)))
 
 
-def conclude(path: str, overrides: Sequence[str], config: Config) -> list[str]:
+def conclude(path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config) -> list[str]:
     """Write the report; what happened in words, where the report is, and what to try next."""
     verdict = judge(read_run(config.run.folder))
     report = write_report(config.run.folder)
-    return ["", verdict.headline, *verdict.sentences, "", *what_next(path, overrides, config, report)]
+    return ["", verdict.headline, *verdict.sentences, "", *what_next(path, overrides, plugins, config, report)]

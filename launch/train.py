@@ -53,7 +53,7 @@ def run_training(
         import_module("actors.assembly")  # seconds of imports: here, where a Ctrl-C ends the process at once
         summary = asyncio.run(_train(config, inputs, start, progress))
     show_summary(summary, console)
-    for line in conclude(path, overrides, config):
+    for line in conclude(path, overrides, plugins, config):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

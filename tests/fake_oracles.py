@@ -28,3 +28,13 @@ class AsyncEcho:
     async def propose(self, attempt: Attempt) -> OracleReply:
         await asyncio.sleep(0.5 if attempt.problem.id == "p0" else 0.0)
         return OracleReply((Proposal(1, attempt.problem.id),))
+
+
+class Scripted:
+    """Says the same about every attempt."""
+
+    def __init__(self, reply: OracleReply):
+        self.reply = reply
+
+    def propose(self, attempt: Attempt) -> OracleReply:
+        return self.reply

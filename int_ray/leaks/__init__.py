@@ -3,8 +3,9 @@ r"""The leak guard: a proposed step must not give the final answer away.
 A step leaks if it tells the student the answer. It does so if it
 
 - states a value equal to the answer as the answer, in a box, in words or in any notation (`the answer is one half`);
-- restates what the question asks for with that value filled in (`so there are 48 ways`, `$a+b=5$`), announces the value
-  (`we get 48`) or is nothing else (`= 48`), without the calculation that the value comes from;
+- restates what the question asks for with that value filled in (`so there are 48 ways`, `$a+b=5$`, and `$2^4-3^2=7$` if
+  the question has `$2^4-3^2$`), announces the value (`we get 48`) or is nothing else (`= 48`), without the calculation
+  that the value comes from;
 - holds an answer that no step has by chance, such as `x^2+2x+1`, new to the question and to the steps before, and
   not the result of a calculation in the step.
 

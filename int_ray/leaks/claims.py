@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from int_ray.leaks.request import Request, stem
-from int_ray.leaks.statements import Clause, clauses, is_calculation, plain
+from int_ray.leaks.statements import Clause, clauses, is_calculation, is_named, plain
 from int_ray.leaks.vocabulary import (
     ANNOUNCES,
     ANSWER,
@@ -103,11 +103,15 @@ class Statement:
 
     def is_calculated(self) -> bool:
         """Whether it equals an operation on numbers (`4+8=12`, `4+8 is 12`), one that the question does not name."""
+        return any(is_calculation(side) and side not in self.request.formulas for side in self._sides())
+
+    def _sides(self) -> tuple[str, ...]:
+        """What is said to be equal to the value: `4+8` in `4+8=12` and in `4+8 is 12`."""
         sides = self.clause.terms[self.index].sides
         verb = self._verb(LINKS)
         if verb and not PREPOSITIONS.intersection(self.before[:verb][-2:]):  # not `the last digit of 4+8 is 2`
             sides = (*sides, self.before[verb - 1])
-        return any(is_calculation(side) and side not in self.request.formulas for side in sides)
+        return sides
 
     def _is_denied_or_supposed(self) -> bool:
         """By a word before the value, for a denial since the last number; or as in `12 is not ...`."""
@@ -129,7 +133,7 @@ class Statement:
 
     def _restates_request(self) -> bool:
         """What was asked for, with the value filled in, and nothing that is not in the question."""
-        if self.request.formulas.intersection(self.clause.terms[self.index].sides):
+        if self.request.formulas.intersection(self._sides()):
             return not self._follows_equation()
         said = {stem(token) for token in (*self.before, *self.after) if token not in EMPTY}
         return bool(said & self.request.words) and said <= self.request.words | self.request.context
@@ -160,7 +164,7 @@ class Statement:
     def _is_announced(self) -> bool:
         """`so 4`, `we get 4`, `Integrating yields 4`, and nothing else."""
         tail = {token for token in self.after if stem(token) not in self.request.words}
-        is_other_name = self.clause.terms[self.index].sides and self.request.formulas
+        is_other_name = self.clause.terms[self.index].sides and any(map(is_named, self.request.formulas))
         if not tail <= EMPTY or is_other_name or self._follows_equation():
             return False
         verb = self._verb(ANNOUNCES)

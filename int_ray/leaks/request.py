@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from int_ray.leaks.statements import VARIABLE, is_named, plain
+from int_ray.leaks.statements import VARIABLE, is_compound, is_named, plain
 from int_ray.leaks.vocabulary import RESULTS
 
 _REQUEST = re.compile(
@@ -27,7 +27,7 @@ class Request:
 
     words: frozenset[str]  # of the request itself
     context: frozenset[str]  # of the whole question
-    formulas: frozenset[str]  # of the request, such as a+b; none where something is to be counted
+    formulas: frozenset[str]  # of the request, such as a+b or 3^{100}; none where something is to be counted
 
     @classmethod
     def of(cls, question: str) -> Request:
@@ -39,18 +39,23 @@ class Request:
             sentence[match.start() :] for sentence in _SENTENCES.split(text) if (match := _REQUEST.search(sentence))
         ]
         request = requests[-1] if requests else text
-        tokens = [token.strip(".,:;?") for token in _CONDITION.split(request)[0].split()]
+        tokens = _tokens(_CONDITION.split(request)[0])
         formulas = [token for token in tokens if is_named(token) and not re.fullmatch(r"\w\w+", token)]
         pattern = r"[=<>]" if "solve" in request.lower() else r"[<>]"
         conditions = [formula for formula in formulas if re.search(pattern, formula)]
         formulas += VARIABLE.findall(" ".join(conditions))  # the p of `Find the smallest prime $p > 50$`
+        calculations = list(filter(is_compound, _tokens(request)))  # also in `when 3^{100} is divided by 7`
         if _COUNT.search(request):
-            tokens, formulas = [token for token in tokens if token not in formulas], []
+            tokens, formulas, calculations = [token for token in tokens if token not in formulas], [], []
         return cls(
             words=frozenset(map(stem, (*tokens, *formulas, *RESULTS))),
-            context=frozenset(stem(token.strip(".,:;?")) for token in (*text.split(), *re.findall(r"\d+", text))),
-            formulas=frozenset(formulas),
+            context=frozenset(map(stem, (*_tokens(text), *re.findall(r"\d+", text)))),
+            formulas=frozenset((*formulas, *calculations)),
         )
+
+
+def _tokens(text: str) -> list[str]:
+    return [token.strip(".,:;?=") for token in text.split()]
 
 
 def stem(word: str) -> str:

@@ -88,6 +88,7 @@ _CLAUSE_END = re.compile(r",\s+|\u2014|\s-+\s|\s(?=(?:and|but|because|since|so|w
 
 _RELATION = re.compile(r"=|\\(?:equiv|approx|in)(?![a-z])")
 _OPERATION = re.compile(r"[+*/^!]|(?<=[\w)}])-|\\(?:cdot|times|div|frac|sqrt|d?binom|sum|int)")
+_ELEMENTARY = ("+", "-", "*", "/", r"\cdot", r"\times", r"\div", r"\frac")
 _FUNCTION = re.compile(r"\\(?:gcd|lcm|max|min|log|ln|sin|cos|tan|exp|d?binom|sum|int|lim|lfloor|lceil)(?![a-z])|\d!")
 VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 _PRODUCT = r"(?:\d++(?:\.\d++)?%?|\\sqrt\{\d+\}|\\pi)+"
@@ -153,6 +154,14 @@ def is_calculation(side: str) -> bool:
     """Whether one side of an equation is an operation on numbers."""
     side = side.replace("^{-1}", "")  # the inverse of a function
     return bool(_OPERATION.search(side) and re.search(r"\d", side))
+
+
+def is_compound(side: str) -> bool:
+    """Whether it is a calculation with numbers alone, and more than one step's work, which `8*7` and `3/4` are not."""
+    if is_named(side) or not is_calculation(side):
+        return False
+    operations = _OPERATION.findall(side)
+    return len(operations) > 1 or operations[0] not in _ELEMENTARY
 
 
 def _term(word: str) -> Term:

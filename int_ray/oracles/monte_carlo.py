@@ -64,27 +64,28 @@ def _drops(values: Mapping[int, float], before: int, after: int, min_drop: float
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One explored response. Token ids as bytes, 4 a token, so that a prefix of tokens is a prefix of bytes."""
+    """One explored response as bytes, 4 a token, so that a prefix of tokens is a prefix of bytes."""
 
-    given: bytes
-    sampled: bytes
+    token_ids: bytes
+    given: int  # bytes that the policy had not sampled, but started from
     outcome: Outcome
 
     def passes(self, prefix: bytes) -> bool:
-        """Whether the policy, from where it was started, has come through the prefix by itself."""
-        return prefix.startswith(self.given) and self.sampled.startswith(prefix[len(self.given) :])
+        """Whether the policy, from where it started, came through the prefix by itself."""
+        return self.given <= len(prefix) and self.token_ids.startswith(prefix)
 
 
 class Explored:
-    """All responses explored so far. Each counts for every boundary that the policy passed through on its way."""
+    """All responses explored so far. Each counts for every boundary that the policy passed on its way."""
 
     def __init__(self) -> None:
         self._responses: dict[str, list[Response]] = defaultdict(list)  # by problem id
 
     def add(self, group: RolloutGroup) -> None:
         """Remember the continuations of a group."""
+        given = group.prefix_ids.tobytes()
         self._responses[group.problem.id] += [
-            Response(group.prefix_ids.tobytes(), rollout.completion.token_ids.tobytes(), rollout.outcome)
+            Response(given + rollout.completion.token_ids.tobytes(), len(given), rollout.outcome)
             for rollout in group.rollouts
         ]
 
@@ -145,7 +146,7 @@ class MonteCarloOracle:
         self.config = config
         self.temperature = temperature
         self.progress = progress
-        self.continuations = self.located = 0  # in all calls
+        self.continuations = self.located = 0  # in all calls; located: with a proposal
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order, with one proposal at most."""
@@ -160,7 +161,9 @@ class MonteCarloOracle:
                 search.learn(explored)
                 if search.look is None:
                     self.progress.advance()
-        return [self._reply(search, explored) for search in searches]
+        replies = [self._reply(search, explored) for search in searches]
+        self.progress.say(f"Monte Carlo: {self.continuations} continuations so far, {self.located} errors located")
+        return replies
 
     async def _look(self, searches: Sequence[Search], explored: Explored, round_: int) -> None:
         """Sample continuations wherever a search wants more than there are; from equal prefixes once."""
@@ -186,20 +189,21 @@ class MonteCarloOracle:
         replaced = search.attempt.steps[search.location - 1]
         own = frame(replaced.text)[1].split()
         steps = self._next_steps(search.start(search.location - 1), explored)
-        content = next((step for step in steps if step.split() not in ([], own)), None)
-        if not replaced.replaceable or "\\boxed" in (content or ""):
+        others = [step for step in steps if step.split() not in ([], own)]
+        usable = [step for step in others if "\\boxed" not in step]
+        if not replaced.replaceable or (others and not usable):
             return OracleReply(failure="error_in_answer", log=log)
-        if content is None:
+        if not usable:
             return OracleReply(failure="no_other_step", log=log)
         self.located += 1
         source = Source("monte_carlo", "policy", output_tokens=search.tokens)
-        return OracleReply((Proposal(search.location, content, search.location, source),), log=log)
+        return OracleReply((Proposal(search.location, usable[0], search.location, source),), log=log)
 
     def _next_steps(self, start: Start, explored: Explored) -> Iterator[str]:
         """What the successful responses through the start say in their next step."""
         for response in explored.through(start):
             if response.outcome is Outcome.CORRECT:
-                token_ids = np.frombuffer(response.given + response.sampled, np.int32)
+                token_ids = np.frombuffer(response.token_ids, np.int32)
                 step = self.segmenter.steps(token_ids[len(start.prefix_ids) :])[0]  # a success has tokens
                 if step.replaceable:
                     yield frame(step.text)[1]

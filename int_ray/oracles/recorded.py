@@ -20,7 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from int_ray.config_file import ConfigError
-from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_rows
+from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_rows, squeezed
 from int_ray.problems import BadRow, DataError
 from int_ray.types import Attempt, OracleReply, Proposal, Source
 
@@ -37,20 +37,23 @@ class RecordedOracle:
         self._by_id: defaultdict[str, list[WrittenIntervention]] = defaultdict(list)
         for item in written:  # ids may be row numbers, so they count only where there is no question
             if item.question is not None:
-                self._by_question[_squeezed(item.question)].append(item)
+                self._by_question[squeezed(item.question)].append(item)
             elif item.problem_id is not None:
                 self._by_id[item.problem_id].append(item)
 
     def propose(self, attempt: Attempt) -> OracleReply:
         """All interventions of the file that fit the attempt."""
-        problem, steps = attempt.problem, [_squeezed(step.text) for step in attempt.steps]
+        problem, steps = attempt.problem, [squeezed(step.text) for step in attempt.steps]
         beginnings = ["", *accumulate(steps)]  # the attempt up to each step boundary
-        known = [*self._by_question.get(_squeezed(problem.question), ()), *self._by_id.get(problem.id, ())]
+        known = [*self._by_question.get(squeezed(problem.question), ()), *self._by_id.get(problem.id, ())]
         located = ((_location(item, steps, beginnings), item) for item in known)
         proposals = tuple(
-            Proposal(location, item.content, source=self.source) for location, item in located if location is not None
+            Proposal(location, item.content, _first_error(item, beginnings), self.source)
+            for location, item in located
+            if location is not None
         )
-        return OracleReply(proposals, failure=None if proposals else "no_recorded_intervention")
+        failure = None if proposals else "no_recorded_intervention"
+        return OracleReply(proposals, failure, source=self.source)
 
 
 def load_recorded(path: Path) -> RecordedOracle:
@@ -76,14 +79,18 @@ def load_recorded(path: Path) -> RecordedOracle:
 def _location(item: WrittenIntervention, steps: Sequence[str], beginnings: Sequence[str]) -> int | None:
     """The step of an attempt that a line is about, from 1; None if the line does not fit."""
     if not item.steps:
-        replaced = _squeezed(item.replaced)
+        replaced = squeezed(item.replaced)
         return steps.index(replaced) + 1 if replaced in steps else None
-    before = _squeezed("".join(item.steps[: item.location - 1]))
-    if before not in beginnings or before + _squeezed(item.replaced) not in beginnings:
-        return None
-    return beginnings.index(before) + 1
+    after = squeezed("".join(item.steps[: item.location]))
+    return _step_after(item.steps[: item.location - 1], beginnings) if after in beginnings else None
 
 
-def _squeezed(text: str) -> str:
-    """Without white space."""
-    return "".join(text.split())
+def _first_error(item: WrittenIntervention, beginnings: Sequence[str]) -> int | None:
+    """The step of the attempt that the line calls the first error; None if it names none, or the attempt has none."""
+    return None if item.first_error is None else _step_after(item.steps[: item.first_error - 1], beginnings)
+
+
+def _step_after(steps: Sequence[str], beginnings: Sequence[str]) -> int | None:
+    """The step of an attempt, from 1, before which it has said just these steps."""
+    before, starts = squeezed("".join(steps)), beginnings[:-1]
+    return starts.index(before) + 1 if before in starts else None

@@ -13,7 +13,7 @@ from int_ray.config_file import ConfigError
 from int_ray.report.inspection_figures import Histograms
 from int_ray.report.items import OBJECTIONS, Item, shorten
 from int_ray.report.lines import Interventions, Line
-from int_ray.report.page import render
+from int_ray.report.page import render, write_page
 from int_ray.report.tally import STATUSES, Summary, read_bill
 
 MOST_LISTED = 4000  # interventions
@@ -40,7 +40,8 @@ class Problem:
 def write_inspection(source: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     """Write the page beside `source`, which is a run folder or a file, or to `out`.
 
-    Returns its path, and sentences about what could not be read. Raises ConfigError if there is no intervention.
+    Returns its path, and sentences about what could not be read. Raises ConfigError if there is no intervention, or the
+    page cannot be written.
     """
     interventions, summary, histograms = Interventions(source), Summary(), Histograms()
     listed: list[tuple[str, Line]] = []
@@ -66,10 +67,7 @@ def write_inspection(source: Path, out: Path | None = None) -> tuple[Path, list[
         num_listed=len(listed),
     )
     path = out or (source / "inspect.html" if source.is_dir() else source.with_suffix(".html"))
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError([f"cannot write {path}: {error.strerror}"]) from None
+    write_page(path, page)
     return path, interventions.notes
 
 

@@ -8,24 +8,47 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from int_ray import intervention_records
 from int_ray.config_file import ConfigError
 from int_ray.report.page import counted
-from int_ray.types import Outcome, Source
+from int_ray.types import Category, Outcome, Source
 
-Status = Literal["kept", "unhelpful", "not_selected", "refused", "untested"]
+Status = Literal[intervention_records.Status, "untested"]
+LABELS: dict[str, tuple[str, ...]] = {"status": get_args(Status), "category": get_args(Category)}
 
 
-def _shortest_right(continuations: list[dict[str, Any]]) -> str | None:
-    """Of all tests of an intervention, what a person wants to read."""
-    right = [item["text"] for item in continuations if item["outcome"] == Outcome.CORRECT and item["text"]]
+class _Continuation(BaseModel):
+    """What tells whether a continuation is worth reading."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    outcome: str | None = None
+    text: str | None = None
+
+
+_CONTINUATIONS = TypeAdapter(list[_Continuation])
+
+
+def _shortest_right(value: Any) -> str | None:
+    """Of all tests of an intervention, what a person wants to read; raises ValidationError where they are none."""
+    continuations = _CONTINUATIONS.validate_python(value)
+    right = [item.text for item in continuations if item.outcome == Outcome.CORRECT and item.text]
     return min(right, key=len, default=None)
 
 
-Length = Annotated[int, BeforeValidator(len)]
+def _length(value: Any) -> int:
+    if not isinstance(value, list):
+        raise ValueError("not a list of tokens")
+    return len(value)
+
+
+# Long lists and texts are not kept: a page is about thousands of lines.
+Length = Annotated[int, BeforeValidator(_length)]
+Count = Annotated[int, Field(ge=0, lt=10**9)]
 RightContinuation = Annotated[str | None, BeforeValidator(_shortest_right)]
 
 
@@ -46,24 +69,27 @@ class Line(BaseModel):
     attempt_tokens: Length | None = Field(default=None, alias="attempt_ids")
     steps: list[str] = []
     log: str = ""
-    category: Literal["high", "execution"] | None = None
+    category: Category | None = None
     faults: list[str] = []
     first_error: int | None = None  # 1-based
     location: int | None = None  # 1-based; a refused one may be out of range
     content: str | None = None
     source: Source | None = None
     intervention_tokens: Length | None = Field(default=None, alias="intervention_ids")
-    num_correct: int | None = None
-    num_graded: int | None = None
+    num_correct: Count | None = None
+    num_graded: Count | None = None
     continuation: RightContinuation = Field(default=None, alias="continuations")
 
     @model_validator(mode="before")
     @classmethod
     def _public_names(cls, row: Any) -> Any:
-        """Columns of the public InT datasets stand in for ours; empty fields are as if they were not there."""
+        """Columns of the public InT datasets stand in for ours; empty fields and foreign labels are left out."""
         if not isinstance(row, Mapping):
             return row
         ours = {name: value for name, value in row.items() if value is not None}
+        for label, known in LABELS.items():  # others have columns of these names too
+            if ours.get(label) not in known:
+                ours.pop(label, None)
         if not isinstance(ours.get("source"), Mapping):  # in a file for others: the dataset that the problem comes from
             ours["source"] = ours.pop("proposed_by", None)
         public = {"question": ours.get("problem"), "solution": ours.get("reference_solution")}

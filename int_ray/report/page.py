@@ -6,7 +6,10 @@ import re
 from base64 import b64encode
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from int_ray.config_file import ConfigError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -44,6 +47,18 @@ def render(template: str, *, script: str = "", **values: Any) -> str:
     """
     digest = b64encode(sha256(script.encode()).digest()).decode() if script else ""
     return _environment().get_template(template).render(values, script=script, script_hash=digest)
+
+
+def write_page(path: Path, page: str) -> None:
+    """Replace the page in one step, so that nobody ever sees half of it. Raises ConfigError if that cannot be."""
+    partial = path.parent / f"{path.name}.partial"
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError([f"cannot write {path}: it is there already, and no file"])
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError([f"cannot write {path}: {error.strerror}"]) from None
 
 
 @cache

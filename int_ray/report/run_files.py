@@ -55,6 +55,7 @@ class Event(BaseModel):
     attempts: int = Field(default=0, alias="intervention/attempts")
     tested: int = Field(default=0, alias="intervention/tested")
     kept: int = Field(default=0, alias="intervention/kept")
+    outage: str | None = None  # why the oracle could not be asked
     seconds: dict[str, FiniteFloat] = {}  # finished, interrupted, failed
 
 
@@ -79,8 +80,30 @@ class Run:
 
     @property
     def rounds(self) -> dict[int, Event]:
-        """Iteration -> intervention round; 0: interventions from a file."""
+        """Iteration -> intervention round that the oracle answered; 0: interventions from a file."""
+        return {iteration: event for iteration, event in self._asked.items() if event.outage is None}
+
+    @property
+    def outages(self) -> dict[int, str]:
+        """Iteration -> why the oracle could not be asked then."""
+        return {iteration: event.outage for iteration, event in self._asked.items() if event.outage is not None}
+
+    @property
+    def _asked(self) -> dict[int, Event]:
         return {event.iteration: event for event in self.events if event.event == "intervention_round"}
+
+    @property
+    def num_answered(self) -> int:
+        """Rounds that the oracle answered."""
+        return sum(iteration > 0 for iteration in self.rounds)
+
+    @property
+    def origin(self) -> str:
+        """Where the interventions come from, such as `a file and 2 rounds`."""
+        rounds = counted(self.num_answered, "round")
+        if 0 not in self.rounds:
+            return rounds
+        return f"a file and {rounds}" if self.num_answered else "a file"
 
     @property
     def patches(self) -> list[int]:
@@ -112,7 +135,7 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises ConfigError if the folder holds no run."""
+    """Raises ConfigError if the folder holds no run, or what `int-ray collect` writes."""
     if not any((folder / name).is_file() for name in ("journal.jsonl", "metrics.jsonl")):
         raise ConfigError([f"{folder} holds no run: it has neither journal.jsonl nor metrics.jsonl"])
     run = Run(folder.resolve().name)
@@ -124,6 +147,8 @@ def read_run(folder: Path) -> Run:
         if event.event == "started":
             run.events = [earlier for earlier in run.events if earlier.iteration <= event.iteration]
         run.events.append(event)
+    if not run.rows and any(event.event == "collecting" for event in run.events):
+        raise ConfigError([f"{folder} holds a collection, not a training run; int-ray inspect shows what it has"])
     _read_config(folder / "config.yaml", run)
     return run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.examples import choose_examples, read_examples
 from int_ray.report.figures import before_and_after, curve, time_shares
-from int_ray.report.page import render
+from int_ray.report.page import render, write_page
 from int_ray.report.run_files import Run, phase_shares, read_run
 from int_ray.report.verdict import judge
 
@@ -19,7 +19,10 @@ CURVES = {
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` into a run folder from what is there, finished or not. Raises ConfigError if it is no run."""
+    """Write `report.html` into a run folder from what is there, finished or not.
+
+    Raises ConfigError if it is no run, or the page cannot be written.
+    """
     run = read_run(folder)
     examples = choose_examples(read_examples(folder, run))
     by_figure: dict[str, list[Comparison]] = {}
@@ -40,16 +43,14 @@ def write_report(folder: Path) -> Path:
         facts=_facts(run),
     )
     path = folder / "report.html"
-    partial = path.with_suffix(".partial")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    write_page(path, page)
     return path
 
 
 def _facts(run: Run) -> dict[str, object]:
     facts: dict[str, object] = {"iterations": f"{len(run.rows)} of {run.settings.iterations or '?'}"}
     if run.rounds:
-        facts["intervention rounds"] = len(run.rounds)
+        facts["interventions from"] = run.origin
         facts["interventions tested"] = sum(event.tested for event in run.rounds.values())
         facts["interventions kept"] = sum(event.kept for event in run.rounds.values())
         facts["patches after iteration"] = ", ".join(map(str, run.patches)) or "none"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from int_ray.report.comparison import Comparison, compare_evaluations
-from int_ray.report.page import counted
+from int_ray.report.page import counted, words
 from int_ray.report.run_files import Row, Run
 
 WINDOW = 5  # iterations that "at first" and "now" are means of
@@ -26,7 +26,7 @@ def judge(run: Run) -> Verdict:
     """The verdict on a run of any schedule, with or without evaluations, finished or not."""
     if not run.rows:
         return Verdict("No iteration is finished yet.", (*_ending(run),))
-    sentences = (*_ending(run), *_stall(run), *_rounds(run), *_course(run), *_scores(run))
+    sentences = (*_ending(run), *_stall(run), *_rounds(run), *_outages(run), *_course(run), *_scores(run))
     return Verdict(_headline(run), sentences)
 
 
@@ -88,6 +88,8 @@ def _rounds(run: Run) -> list[str]:
         return []
     tested, kept = (sum(getattr(event, name) for event in rounds) for name in ("tested", "kept"))
     if not tested:
+        if not run.num_answered:
+            return ["No intervention of the file could be used."]
         return ["The oracle was asked, but no intervention came of it."]
     helped = (
         "helped: going on from its own steps and the new one, the policy reached a right answer"
@@ -97,7 +99,15 @@ def _rounds(run: Run) -> list[str]:
     plural = "s" if len(run.patches) > 1 else ""
     when = f"after iteration{plural} {', '.join(map(str, run.patches))}"
     patched = f" The policy was patched with them {when}." if run.patches else " There was no patch."
-    return [f"{kept} of {counted(tested, 'intervention')} {helped}.{patched}"]
+    origin = f" from {run.origin}" if 0 in run.rounds else ""
+    return [f"{kept} of {counted(tested, 'intervention')}{origin} {helped}.{patched}"]
+
+
+def _outages(run: Run) -> list[str]:
+    if not run.outages:
+        return []
+    reasons = ", ".join(words(reason) for reason in dict.fromkeys(run.outages.values()))
+    return [f"The oracle could not be asked in {counted(len(run.outages), 'iteration')} ({reasons})."]
 
 
 def _course(run: Run) -> list[str]:

@@ -69,7 +69,7 @@ class World:
         return World(self.config, self.tokenizer, pool)
 
     def failed(self, tried: Sequence[Problem], low: float, high: float, most: int) -> list[Attempt]:
-        """Of each problem with a pass@1 within these limits, in 32 rollouts, at most so many failed ones."""
+        """Of each problem with a pass@1 within these limits, in 32 rollouts, at most so many different failed ones."""
         groups = run(self.pool.sample(tried, 32, Purpose.TRAIN, 0))
         cut = build_segmenter(self.config, self.tokenizer).steps
         return [
@@ -195,7 +195,7 @@ def test_agreement_while_slips_make_problems_uncertain(base: World):
     show_head()
     for temperature in (1.2, 1.4, 1.6):
         slipping = base.at(temperature)
-        attempts = slipping.failed(problems("easy_train", "easy"), 0.1, 0.9, most=2)
+        attempts = slipping.failed(problems("easy_train")[:24], 0.1, 0.9, most=32)
         compared = compare(slipping, attempts, temperature)
         compared.show(f"base, easy, T {temperature}")
         assert compared.agreement >= 0.8
@@ -224,7 +224,7 @@ def half_trained(local_cluster: None, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_agreement_while_a_policy_is_learning(half_trained: World):
-    attempts = half_trained.failed(problems("hard_train", "hard_test"), 0.1, 0.9, most=2)
+    attempts = half_trained.failed(problems("hard_train", "hard_test"), 0.1, 0.9, most=32)
     show_head()
     for temperature in (0.6, 1.0):
         compared = compare(half_trained, attempts, temperature)
@@ -239,8 +239,8 @@ def test_what_is_found_where_nothing_ever_succeeds(base: World):
     assert len(attempts) >= 60
     show_head()
     found = {}
-    for temperature, continuations in ((0.6, 16), (1.0, 16), (1.2, 16), (1.2, 64), (1.4, 16), (1.4, 64)):
+    for temperature, continuations in ((0.6, 16), (1.0, 16), (1.2, 16), (1.4, 16), (1.3, 64)):
         compared = compare(base, attempts, temperature, continuations)
         compared.show(f"base, hard, explored at T {temperature} with {continuations}")
         found[temperature, continuations] = compared.located
-    assert found[0.6, 16] <= found[1.4, 64] and found[1.4, 64] > 0
+    assert found[0.6, 16] < found[1.3, 64]  # heat and compute do find some

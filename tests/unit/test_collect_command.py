@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from int_ray.config_file import dump_config, load_config
 from int_ray.oracles.spending import Spend
 from launch.cli import app
 from launch.collect import WITHOUT_TRAINING, show_collected, what_next
+from launch.commands import program
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "configs/quickstart.yaml"
@@ -98,15 +102,26 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("launch.collect.load_inputs", interrupt)
     result = cli("collect", QUICKSTART, "run.folder=runs/no such", "oracle.attempts=2", "--plugin", "json")
     assert result.exit_code == 75
-    command = f"int-ray collect {QUICKSTART} 'run.folder=runs/no such' oracle.attempts=2 --plugin json --resume auto"
-    assert command in result.stderr
+    given = f"collect {QUICKSTART} 'run.folder=runs/no such' oracle.attempts=2 --plugin json --resume auto"
+    assert result.stderr == f"Interrupted. To go on: {program('int-ray')} {given}\n"
+
+
+def test_a_printed_program_is_found_by_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # the environment is not active
+    assert shutil.which(program("int-ray")) and Path(program("int-ray")).name == "int-ray"
+    installed = tmp_path / "two words" / "int-ray"
+    installed.parent.mkdir()
+    installed.touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(installed.with_name("python")))
+    (path,) = shlex.split(program("int-ray"))
+    assert Path(path).samefile(installed)
 
 
 def shown(collected: Collected, spend: Spend) -> str:
     console = Console(width=200, record=True)
     config = load_config(QUICKSTART, ["run.folder=runs/two words"])
     show_collected(collected, spend, console)
-    for line in what_next(QUICKSTART, ["run.folder=runs/two words", "rollout.n=4"], config, collected):
+    for line in what_next(QUICKSTART, ["run.folder=runs/two words", "rollout.n=4"], ["own"], config, collected):
         console.print(line, soft_wrap=True)
     return console.export_text()
 
@@ -119,7 +134,7 @@ def test_the_summary_has_counts_reasons_spend_and_the_next_command():
     assert "int-ray inspect 'runs/two words'" in text
     assert (
         f"int-ray train {QUICKSTART} rollout.n=4 'patch.interventions=runs/two words/interventions.jsonl' "
-        "'run.folder=runs/two words-trained'"
+        "'run.folder=runs/two words-trained' --plugin own"
     ) in text
 
 

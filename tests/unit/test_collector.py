@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from int_ray.errors import Resumable
 from int_ray.given_interventions import load_interventions
 from int_ray.intervention_round import InterventionRound
 from int_ray.ports import CollectingPorts
+from int_ray.prompts import encode_text
 from int_ray.segmentation import Segmenter
 from int_ray.types import Attempt, Intervention, OracleReply, Problem, Purpose, RolloutGroup
 from tests.factories import problem
@@ -113,7 +115,7 @@ def build(
     round_ = InterventionRound(
         ports,
         Segmenter(lambda ids: "".join(map(chr, ids)), ("wait",)),
-        lambda text: list(map(ord, text)),
+        partial(encode_text, TOKENIZER),
         settings.oracle,
         settings.patch,
         settings.rollout.max_tokens,
@@ -236,6 +238,37 @@ def test_attempts_that_got_no_answer_are_asked_about_again(tmp_path: Path):
     up.run()
     assert sampled(up) == [] and {attempt.problem.id for attempt in up.oracle.asked} == {"p0", "p1", "p2"}
     assert [row["problem_id"] for row in up.rows()] == [f"p{index}" for index in range(7)]
+
+
+BESIDE_GEMINI = {"kind": "gemini", "fallback": ["monte_carlo"], "budget": {"calls": 1}}
+
+
+def test_with_a_fallback_a_spent_budget_does_not_end_the_collection(tmp_path: Path):
+    world = build(tmp_path, failures={"p1": "over_budget", "p4": "over_budget"}, oracle=BESIDE_GEMINI)
+    collected = world.run()
+    assert sampled(world) == [f"p{index}" for index in range(7)]
+    assert [row["problem_id"] for row in world.rows()] == ["p0", "p2", "p3", "p5", "p6"]
+    assert collected.refused == {"duplicate": 5, "over_budget": 4}
+    assert [event["unanswered"] for event in world.events()] == [None, None, None]
+
+
+def test_with_a_fallback_a_chunk_about_which_nothing_got_through_stays_open(tmp_path: Path):
+    first_chunk = {f"p{index}": "over_budget" for index in range(3)}
+    down = build(tmp_path, failures=first_chunk, oracle=BESIDE_GEMINI)
+    with pytest.raises(Resumable, match=r"the oracle cannot be asked \(over_budget\)"):
+        down.run()
+    assert [event["unanswered"] for event in down.events()] == ["over_budget", None, None]  # the other chunks went on
+    up = build(tmp_path, oracle=BESIDE_GEMINI)
+    up.run()
+    assert {attempt.problem.id for attempt in up.oracle.asked} == {"p0", "p1", "p2"}
+    assert [row["problem_id"] for row in up.rows()] == [f"p{index}" for index in range(7)]
+
+
+def test_with_a_fallback_too_a_lost_reply_is_asked_for_again(tmp_path: Path):
+    down = build(tmp_path, failures={"p1": "timeout"}, oracle=BESIDE_GEMINI)
+    with pytest.raises(Resumable, match=r"the oracle cannot be asked \(timeout\)"):
+        down.run()
+    assert [event["unanswered"] for event in down.events()] == ["timeout", None, None]
 
 
 def test_nothing_unsolved_is_an_empty_file(tmp_path: Path):

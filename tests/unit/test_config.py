@@ -31,6 +31,11 @@ def test_overrides_are_typed_values():
     assert (config.trigger.patience, config.patch.optimizer.learning_rate, config.schedule) == (7, 1e-6, "never")
 
 
+def test_names_of_sets_that_can_be_part_of_a_file_name():
+    config = load_config(QUICKSTART, ["evaluate.sets={AIME_2025-I.v1: a.jsonl, trained: b.jsonl}"])
+    assert list(config.evaluate.sets) == ["AIME_2025-I.v1", "trained"]
+
+
 def test_a_typo_names_its_path_and_the_key_that_was_meant():
     assert mistakes("trigger.patince=2") == ("trigger.patince: unknown key, did you mean trigger.patience?",)
     assert mistakes("patience=2") == ("patience: unknown key, did you mean trigger.patience?",)
@@ -54,6 +59,11 @@ def test_all_mistakes_come_at_once():
         ("learner.weight_sync=ipc", "learner.weight_sync: ipc needs GPUs"),
         ("trigger.hysteresis=0.9", "trigger.hysteresis: 0.9 must be below"),
         ("reinforce.overlong_buffer=73", "reinforce.overlong_buffer: 73 exceeds"),
+        ("evaluate.sets={math/500: a.jsonl}", "evaluate.sets.math/500.[key]: choose a name of letters"),
+        ("evaluate.sets={'': a.jsonl}", "evaluate.sets..[key]: choose a name of letters"),
+        ("evaluate.sets={train: a.jsonl}", "evaluate.sets.train.[key]: choose a name"),
+        ("evaluate.sets={mixed: a.jsonl}", "evaluate.sets.mixed.[key]: choose a name"),
+        ("evaluate.sets={interventions: a.jsonl}", "evaluate.sets.interventions.[key]: choose a name"),
         ("oracle={categorize: true, prompt: chains}", "oracle.categorize: prompt: chains has no question"),
         ("oracle={kind: gemini, budget: {tokens: 100}}", "oracle.budget.tokens = 100: no call would be made"),
     ],

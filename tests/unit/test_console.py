@@ -55,8 +55,30 @@ def test_the_summary_compares_the_first_evaluation_with_the_last(tmp_path: Path)
     out = io.StringIO()
     show_summary(summary, Console(file=out, width=100))
     assert "pass@2" in out.getvalue() and "1.000 [1.000, 1.000]" in out.getvalue()
-    assert "sampling 100%" in out.getvalue() and "4 kept of 10 tested, in 2 rounds" in out.getvalue()
+    assert "sampling 100%" in out.getvalue() and "4 kept of 10 tested, from 2 rounds" in out.getvalue()
     assert "spent" not in out.getvalue() and summary["oracle"] == {}
+
+
+def test_the_summary_shows_the_figures_that_both_evaluations_have(tmp_path: Path):
+    folder = RunFolder(tmp_path, tensorboard=False)
+    folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
+    for iteration, sizes in ((0, (1, 2)), (1, (1, 4))):  # resumed with another evaluate.k
+        folder.evaluation(iteration, "hard", [], evaluate_set([group("cwww")], sizes, 0))
+    out = io.StringIO()
+    show_summary(summarise(folder, RunState(1), 10.0, {}), Console(file=out, width=100))
+    assert "pass@1" in out.getvalue() and "unsolved" in out.getvalue() and "pass@2" not in out.getvalue()
+
+
+def test_the_summary_and_the_report_count_the_same_rounds(tmp_path: Path):
+    folder = RunFolder(tmp_path, tensorboard=False)
+    folder.metrics(4, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
+    for iteration, outage in ((0, None), (2, "over_budget"), (3, "over_budget"), (4, None)):
+        folder.journal.write("intervention_round", iteration=iteration, outage=outage, **COUNTS)
+    summary = summarise(folder, RunState(4, 2, 1), 10.0, {})
+    assert summary["run"]["intervention_rounds"] == 1 and summary["run"]["interventions_kept"] == 4
+    out = io.StringIO()
+    show_summary(summary, Console(file=out, width=100))
+    assert "4 kept of 10 tested, from a file and 1 round" in out.getvalue()
 
 
 def test_the_summary_says_what_the_oracle_has_cost(tmp_path: Path):
@@ -88,16 +110,19 @@ def test_the_first_lines_say_what_is_about_to_happen():
 def test_the_last_lines_can_be_pasted(tmp_path: Path):
     overrides = ["run.seed=1", "evaluate.k=[1, 4]", f"run.folder={tmp_path}/my run"]
     config = load_config("configs/quickstart.yaml", overrides)
-    report, compare, curves = what_next("configs/quickstart.yaml", overrides, config, tmp_path / "my run/report.html")
+    report, compare, curves = what_next(
+        "configs/quickstart.yaml", overrides, ["my_checker"], config, tmp_path / "my run/report.html"
+    )
     assert report.endswith("/my%20run/report.html") and "file:///" in report
     command = shlex.split(compare.partition(": ")[2])
     assert command[1:4] == ["train", "configs/quickstart.yaml", "run.seed=1"]
-    assert command[4:] == ["evaluate.k=[1, 4]", "schedule=never", f"run.folder={tmp_path}/my run-never"]
+    assert command[4:7] == ["evaluate.k=[1, 4]", "schedule=never", f"run.folder={tmp_path}/my run-never"]
+    assert command[7:] == ["--plugin", "my_checker"]
     assert shlex.split(curves.partition(": ")[2])[1:] == ["--logdir", f"{tmp_path}/my run"]
     assert all(shutil.which(command[0]) for command in (command, shlex.split(curves.partition(": ")[2])))
 
 
 def test_plain_rl_is_offered_the_interventions():
     config = load_config("configs/quickstart.yaml", ["schedule=never"])
-    line = what_next("configs/quickstart.yaml", ["schedule=never"], config, Path("report.html"))[1]
+    line = what_next("configs/quickstart.yaml", ["schedule=never"], [], config, Path("report.html"))[1]
     assert "schedule=plateau run.folder=runs/quickstart-plateau" in line

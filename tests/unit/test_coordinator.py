@@ -173,6 +173,7 @@ def test_an_outage_is_asked_again_as_soon_as_it_is_over(tmp_path: Path):
     state = asyncio.run(world.coordinator.iterate(RunState()))
     state = asyncio.run(world.coordinator.iterate(state))
     assert world.oracle.asked and not world.learner.phases
+    assert [event["outage"] for event in world.rounds()] == ["circuit_open"]
     world.oracle.failure = None
     asyncio.run(world.coordinator.iterate(state))  # no cooldown after a round that could ask nothing
     assert "patch" in world.learner.phases

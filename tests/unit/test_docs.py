@@ -43,6 +43,11 @@ FILE = re.compile(r"`((?:int_ray|actors|launch|configs|docs|tests)/[\w/]+\.(?:py
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_nothing_is_left_to_be_filled_in(page: Path):
+    assert not re.findall(r"^\W*[A-Z]+(?:_[A-Z]+)+\W*$", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(page: Path):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target

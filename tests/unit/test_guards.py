@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -66,6 +67,7 @@ def test_the_tag_that_opens_the_thinking_part_changes_nothing() -> None:
         (ENGLISH, GERMAN, True),
         (ENGLISH, CHINESE, True),
         (ENGLISH, "所以 $x=4$", True),  # short, but in another script
+        (ENGLISH, "先减去2再除以3,得到x=4", True),  # no blanks around the numbers
         (ENGLISH, "Nullstellen", False),  # too short to tell
         (ENGLISH, "\u03b1 + \u03b2 = \u03b3, and \\alpha \\in \u211d", False),
         (GERMAN, GERMAN, False),
@@ -86,6 +88,21 @@ def test_the_language_of_the_student(student: str, content: str, other: bool) ->
 def test_the_language_of_the_question_will_do() -> None:
     assert not is_other_language(GERMAN, ENGLISH, GERMAN)
     assert reason(1, GERMAN, attempt(ENGLISH)) == "other_language"
+
+
+@pytest.mark.parametrize("wordless", ["\u2460\u2461 " * 9, "\u00b2\u00b3 " * 9, "\u30fb" * 20])
+def test_marks_that_are_no_letters_have_no_language(wordless: str) -> None:
+    assert reason(1, ENGLISH, attempt(wordless)) is None
+    assert reason(1, wordless, attempt(ENGLISH)) is None
+
+
+@pytest.mark.parametrize("piece", ["首", "首1", "a", "1a", "a首", "\\(", "\\[", "$", "<", " ", "\n "])
+def test_hostile_texts_take_no_time(piece: str) -> None:
+    hostile = piece * 16_000
+    started = time.monotonic()
+    reason(1, f"{hostile}。", attempt(ENGLISH))
+    reason(1, ENGLISH, attempt(hostile))
+    assert time.monotonic() - started < 5.0
 
 
 def test_lengths_count_the_tokens_that_would_be_trained_on() -> None:

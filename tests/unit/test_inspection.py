@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from int_ray.config_file import ConfigError
@@ -222,11 +223,70 @@ def test_public_columns_and_parquet_are_read(tmp_path: Path):
 
 
 def test_lines_that_cannot_be_read_are_counted_and_the_rest_is_shown(tmp_path: Path):
-    path = write_lines(tmp_path / "torn.jsonl", [ROW, {"location": 1}, [1, 2], ROW | {"status": "odd"}])
+    path = write_lines(tmp_path / "torn.jsonl", [ROW, {"location": 1}, [1, 2], ROW | {"steps": 1}])
     path.write_bytes(path.read_bytes() + b'\n{"question": "torn\n\xff\xfe\n')
     page, notes = write_inspection(path)
     assert notes == ["5 lines of torn.jsonl cannot be read"]
     assert notes[0] in Page(page).text and len(Page(page).items()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attempt_ids": 5},
+        {"intervention_ids": "1, 2"},
+        {"continuations": 7},
+        {"continuations": [1]},
+        {"continuations": [None]},
+        {"continuations": [{"outcome": ["correct"], "text": "14"}]},
+        {"num_correct": 10**400},
+        {"num_graded": -1},
+    ],
+)
+def test_a_field_of_a_wrong_type_makes_a_line_unreadable(tmp_path: Path, changes: dict[str, Any]):
+    _, notes = write_inspection(write_lines(tmp_path / "odd.jsonl", [ROW, ROW | changes]))
+    assert notes == ["1 line of odd.jsonl cannot be read"]
+
+
+@pytest.mark.parametrize(
+    ("continuation", "shown"),
+    [({"outcome": "correct", "text": 5}, "5"), ({"outcome": "correct"}, None), ({"text": "14"}, None), ({}, None)],
+)
+def test_a_continuation_that_lacks_something_is_not_shown(continuation: dict[str, Any], shown: str | None):
+    assert Line.model_validate(ROW | {"continuations": [continuation]}).continuation == shown
+
+
+def test_labels_of_others_are_left_out():
+    line = Line.model_validate(ROW | {"category": "Algebra", "status": "ok"})
+    assert (line.category, line.status, line.content) == (None, "untested", "17-3=14")
+    line = Line.model_validate(ROW | {"category": ["high"], "status": {"kept": True}})
+    assert (line.category, line.status) == (None, "untested")
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from([10**400, -(10**30)]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["outcome", "text"]), inner),
+    max_leaves=6,
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from(sorted({*ROW, *PUBLIC})), ANYTHING, max_size=4), source=ANYTHING)
+def test_no_value_of_any_type_stops_the_reading(changes: dict[str, Any], source: object):
+    odd = ROW | {"source": SOURCE | {"cost": source}} | changes
+    for row in (odd, PUBLIC | changes):
+        try:
+            line = Line.model_validate_json(json.dumps(row))
+        except ValidationError:
+            continue
+        Summary().add("", line)
+        Histograms().add(line)
+        item = Item.of("", line, 1000)
+        assert item.verdict and isinstance(item.facts, dict)
 
 
 def test_a_text_cannot_take_over_the_page(tmp_path: Path):

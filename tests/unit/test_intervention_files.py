@@ -197,6 +197,49 @@ def test_other_rows_are_tokenised_at_the_step_boundary(tmp_path: Path, reduce: A
     assert patch_batches([item], config().patch, seed=0)[0][0].token_ids[-1] == encoded("\n\n")[0]
 
 
+def test_who_proposed_it_and_why_comes_along_whatever_the_tokenizer(tmp_path: Path):
+    (row,) = rows(example())
+    row["provenance"]["tokenizer_hash"] = "other"
+    (item,) = load(lines(tmp_path / "x.jsonl", row)).items
+    assert item.intervention.proposal == example().intervention.proposal
+    assert (item.intervention.reply.log, item.intervention.reply.category) == ("Step 2 is wrong.", "execution")
+
+
+def test_columns_of_other_origin_say_nothing(tmp_path: Path):
+    (row,) = map(public_only, rows(example()))
+    row |= {"log": 2.0, "category": "Algebra", "proposed_by": "Ada"}
+    (item,) = load(lines(tmp_path / "x.jsonl", row)).items
+    assert (item.intervention.reply.log, item.intervention.reply.category) == ("", None)
+    assert item.intervention.proposal.source == Source("recorded")
+
+
+SHORTER = {"content": "17-3", "intervention": {"location": 2, "content": "17-3"}}
+CHANGED = {"content": "17-3=14, good", "intervention": {"location": 2, "content": "17-3=14, good"}}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"content": CHANGED["content"]}, "'content' is not the one in 'intervention'; change both"),
+        ({"intervention": CHANGED["intervention"]}, "'content' is not the one in 'intervention'; change both"),
+        ({"location": 1}, "'location' is not the one in 'intervention'; change both"),
+        (CHANGED, "'intervention_ids' are not the ids of 'content'; to train on a changed text, delete 'provenance'"),
+        (SHORTER, "'intervention_ids' are not the ids of 'content'; to train on a changed text, delete 'provenance'"),
+    ],
+)
+def test_a_text_that_is_not_what_would_be_trained_on(tmp_path: Path, change: dict[str, Any], reason: str):
+    row, good = rows(example(), example(1, "so 12+5=17"))
+    (bad,) = load(lines(tmp_path / "x.jsonl", row | change, good)).quarantined
+    assert (bad.row, bad.reason) == (1, reason)
+
+
+def test_a_collected_row_with_another_text_is_trained_on_as_the_reason_says(tmp_path: Path):
+    (row,) = rows(example())
+    (item,) = load(lines(tmp_path / "x.jsonl", row | CHANGED | {"provenance": None})).items
+    assert item.intervention.proposal.content == "17-3=14, good" and item.continuations is None
+    assert decode_ids(TOKENIZER, item.intervention.intervention_ids.tolist()) == "17-3=14, good\n\n"
+
+
 def test_problems_without_an_id_are_told_apart_by_their_question(tmp_path: Path):
     (row,) = map(public_only, rows(example()))
     other = row | {"problem": "1+1=?"}
@@ -252,8 +295,6 @@ def test_rows_that_cannot_be_used_are_quarantined_with_the_reason(tmp_path: Path
     assert len(loaded.items) == 1
     (quarantined,) = loaded.quarantined
     assert quarantined.row == 2 and reason in quarantined.reason
-    loaded.write_quarantine(tmp_path / "quarantine.jsonl")
-    assert json.loads((tmp_path / "quarantine.jsonl").read_text())["row"] == 2
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,31 @@ def test_precision_and_recall_on_the_labelled_steps(pool: GraderPool) -> None:
         assert min(precision, recall) >= 0.95, wrong
 
 
+@pytest.mark.parametrize(
+    ("question", "answer", "restated", "calculated"),
+    [
+        ("Compute $2023^2-2022^2$.", "4045", "So $2023^2-2022^2=4045$.", "$(2023-2022)(2023+2022)=4045$"),
+        ("Evaluate $\\sqrt{12+\\sqrt{16}}$.", "4", "Hence $\\sqrt{12+\\sqrt{16}} = 4$.", "$\\sqrt{12+4} = 4$"),
+        (
+            "Find the remainder when $3^{100}$ is divided by $7$.",
+            "4",
+            "So $3^{100} \\equiv 4 \\pmod 7$.",
+            "$3^{100} \\equiv 3^4 = 81 \\equiv 4 \\pmod 7$",
+        ),
+        ("12+5-3=?", "14", "12+5-3=14", "17-3=14"),
+    ],
+)
+def test_a_calculation_of_the_question_is_none_of_the_step(
+    question: str, answer: str, restated: str, calculated: str, pool: GraderPool
+) -> None:
+    assert verdict(answer, restated, pool, question)
+    assert not verdict(answer, calculated, pool, question)
+
+
+def test_a_question_of_one_calculation_can_be_corrected(pool: GraderPool) -> None:
+    assert not verdict("17", "12+5=17", pool, "12+5=?")
+
+
 def test_the_labelled_steps_are_many_and_varied() -> None:
     assert len(CASES) >= 140
     assert len({(case["question"], case["answer"], case["prefix"], case["step"]) for case in CASES}) == len(CASES)

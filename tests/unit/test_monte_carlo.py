@@ -203,6 +203,7 @@ def test_all_attempts_look_further_in_one_call_and_equal_prefixes_are_sampled_on
     assert oracle.continuations == sum(8 * len(prefixes) for prefixes, *_ in policy.calls)
     assert oracle.located == 4
     assert isinstance(oracle.progress, FakeProgress) and oracle.progress.done == 4
+    assert oracle.progress.story == [f"Monte Carlo: {oracle.continuations} continuations so far, 4 errors located"]
 
 
 def test_continuations_that_pass_through_a_boundary_count_for_it():
@@ -238,6 +239,25 @@ def test_successes_from_late_boundaries_locate_an_error_too():
 
 def test_a_wrong_box_alone_is_an_error_in_the_answer():
     assert ask(Solver(0.5), attempt_at(PROBLEM, WRONG_BOX))[0].failure == "error_in_answer"
+
+
+class Hasty(Solver):
+    """Every other success jumps to the answer."""
+
+    def _group(self, start: Start, n: int) -> RolloutGroup:
+        group = super()._group(start, n)
+        hasty = completion(f"\\boxed{{{start.problem.answer}}}")
+        return replace(
+            group,
+            rollouts=tuple(
+                replace(rollout, completion=hasty) if rollout.reward and i % 2 == 0 else rollout
+                for i, rollout in enumerate(group.rollouts)
+            ),
+        )
+
+
+def test_the_answer_itself_is_never_proposed():
+    assert proposed(ask(Hasty(0.5), attempt_at(PROBLEM, WRONG_AT_4))[0]) == (4, "18+6=24")
 
 
 def test_what_follows_the_thinking_part_is_never_replaced():

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from int_ray.config import Columns, ProblemsConfig
-from int_ray.problems import DataError, LoadedProblems, ProblemBatches, load_problems
+from int_ray.problems import DataError, LoadedProblems, ProblemBatches, load_problems, write_quarantine
 from int_ray.types import Problem
 
 GOOD = {"problem": "1+1=?", "answer": "2", "solution": "1+1=2"}
@@ -81,7 +81,7 @@ def test_duplicate_ids_and_long_prompts_are_quarantined(tmp_path: Path) -> None:
 
 
 def test_the_quarantine_is_written_as_jsonl(tmp_path: Path) -> None:
-    load(jsonl(tmp_path, GOOD, {"problem": "q"})).write_quarantine(tmp_path / "quarantine.jsonl")
+    write_quarantine(tmp_path / "quarantine.jsonl", load(jsonl(tmp_path, GOOD, {"problem": "q"})).quarantined)
     lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"row": 2, "reason": "'answer' is missing"}]
 

@@ -14,11 +14,11 @@ import pytest
 
 from int_ray.config_file import ConfigError
 from int_ray.oracles.recorded import RecordedOracle, load_recorded
-from int_ray.types import Attempt, OracleReply, Proposal
+from int_ray.types import Attempt, Proposal
 from tests.factories import attempt
 
 QUESTION = "12+5-3=?"  # of every attempt of the factory
-NOTHING = OracleReply(failure="no_recorded_intervention")
+NOTHING = "no_recorded_intervention"
 
 
 def oracle(folder: Path, *lines: dict[str, Any]) -> RecordedOracle:
@@ -36,18 +36,18 @@ def test_a_hand_written_line_names_the_wrong_step(tmp_path: Path):
     recorded = oracle(tmp_path, {"problem": QUESTION, "replaced": "12+5=18", "content": "12+5=17"})
     assert said(recorded, attempt("First\n\n", "12 + 5 = 18\n\n", "\\boxed{15}")) == [(2, "12+5=17")]
     assert said(recorded, attempt("12+5=18\n\n", "12+5=18\n\n")) == [(1, "12+5=17")]  # the first such step
-    assert recorded.propose(attempt("12+5=181\n\n", "\\boxed{15}")) == NOTHING
+    assert recorded.propose(attempt("12+5=181\n\n", "\\boxed{15}")).failure == NOTHING
 
 
 def test_a_line_may_name_the_problem_by_its_id(tmp_path: Path):
     recorded = oracle(tmp_path, {"problem_id": "p1", "replaced": "12+5=18", "content": "12+5=17"})
     assert said(recorded, attempt("12+5=18\n\n", index=1)) == [(1, "12+5=17")]
-    assert recorded.propose(attempt("12+5=18\n\n", index=2)) == NOTHING
+    assert recorded.propose(attempt("12+5=18\n\n", index=2)).failure == NOTHING
 
 
 def test_where_there_is_a_question_the_id_does_not_count(tmp_path: Path):
     line = {"problem_id": "p0", "problem": "another question", "replaced": "12+5=18", "content": "12+5=17"}
-    assert oracle(tmp_path, line).propose(attempt("12+5=18\n\n", index=0)) == NOTHING
+    assert oracle(tmp_path, line).propose(attempt("12+5=18\n\n", index=0)).failure == NOTHING
     line = {"problem_id": "elsewhere", "problem": " 12+5-3 =?", "replaced": "12+5=18", "content": "12+5=17"}
     assert said(oracle(tmp_path, line), attempt("12+5=18\n\n", index=0)) == [(1, "12+5=17")]
 
@@ -78,11 +78,32 @@ def test_a_line_with_an_attempt_fits_attempts_that_begin_with_it(tmp_path: Path,
     assert said(oracle(tmp_path, RECORDED), attempt(*steps)) == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "first_error"),
+    [
+        (("Let me see.\n\n", "12+5=18. Wait, no\n\n", "18-3=15"), 2),
+        (("Let me ", "see.\n\n", "12+5=18.", " Wait, no\n\n", "18-3=15"), 3),
+    ],
+)
+def test_the_first_error_is_that_of_the_line(tmp_path: Path, steps: tuple[str, ...], first_error: int):
+    (proposal,) = oracle(tmp_path, RECORDED | {"first_error": 2}).propose(attempt(*steps)).proposals
+    assert proposal.first_error == first_error
+
+
+@pytest.mark.parametrize(
+    "steps", [("Let me see.\n\n", "5=5\n\n", "\\boxed{15}"), ("Let me see.\n\n", "12+5=18. Wait, no")]
+)
+def test_a_first_error_that_the_attempt_does_not_have_is_left_out(tmp_path: Path, steps: tuple[str, ...]):
+    recorded = oracle(tmp_path, RECORDED | {"intervention": {"location": 1, "content": "12+5"}, "first_error": 3})
+    (proposal,) = recorded.propose(attempt(*steps)).proposals
+    assert (proposal.location, proposal.first_error) == (1, None)
+
+
 def test_the_exact_steps_of_a_collected_row_come_first(tmp_path: Path):
     line = RECORDED | {"steps": ["12+5=18\n\n", "18-3=15"], "intervention": {"location": 1, "content": "12+5=17"}}
     recorded = oracle(tmp_path, line | {"status": "kept", "replaced": "12+5=18\n\n"})
     assert said(recorded, attempt("12+5=18\n\n", "18-3=15")) == [(1, "12+5=17")]
-    assert recorded.propose(attempt("Let me see.\n\n", "12+5=18")) == NOTHING
+    assert recorded.propose(attempt("Let me see.\n\n", "12+5=18")).failure == NOTHING
 
 
 def test_all_lines_that_fit_are_proposed_in_the_order_of_the_file(tmp_path: Path):
@@ -90,7 +111,7 @@ def test_all_lines_that_fit_are_proposed_in_the_order_of_the_file(tmp_path: Path
     recorded = oracle(tmp_path, *lines)
     reply = recorded.propose(attempt("a\n\n", "b"))
     assert [proposal.content for proposal in reply.proposals] == ["b!", "a!"] and reply.failure is None
-    assert {proposal.source for proposal in reply.proposals} == {recorded.source}
+    assert {reply.source, *(proposal.source for proposal in reply.proposals)} == {recorded.source}
     assert (recorded.source.oracle, recorded.source.model) == ("recorded", str(tmp_path / "recorded.jsonl"))
 
 

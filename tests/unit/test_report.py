@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from errno import ENOSPC
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from actors.run_folder import RunFolder
 from int_ray.config_file import ConfigError
 from int_ray.report.comparison import Comparison
 from int_ray.report.examples import Example, choose_examples, read_examples
 from int_ray.report.lines import Line
-from int_ray.report.page import render, visible
+from int_ray.report.page import render, visible, write_page
 from int_ray.report.run_files import Run, Score, phase_shares, read_run
 from int_ray.report.run_page import write_report
 from int_ray.report.verdict import judge
 from launch.cli import app
+from launch.collect import BEGINS as COLLECTING
 from tests.run_folders import BEFORE_AND_AFTER, write_run
 
 HOSTILE = "<script>alert(1)</script></title></svg><img src=x onerror=alert(1)> {{ 7*7 }} \u202eabc\x1b[31m $x$"
@@ -244,9 +248,82 @@ def test_a_round_without_an_intervention(tmp_path: Path):
     assert "The oracle was asked, but no intervention came of it." in verdict.sentences
 
 
+def with_rounds(folder: Path, *rounds: dict[str, Any]) -> Path:
+    """A run that has got nowhere in two iterations, with these intervention rounds."""
+    write_run(folder, (1.0, 1.0), (), {})
+    with (folder / "journal.jsonl").open("a") as journal:
+        for details in rounds:
+            event = {"time": "2026-01-01T00:00:00+00:00", "event": "intervention_round", **details}
+            journal.write(json.dumps(event) + "\n")
+    return folder
+
+
+def test_rounds_in_which_the_oracle_was_down_are_none(tmp_path: Path):
+    down = [{"iteration": 1, "outage": "circuit_open"}, {"iteration": 2, "outage": "over_budget"}]
+    run = read_run(with_rounds(tmp_path / "down", *down))
+    assert not run.rounds and run.num_answered == 0
+    assert "The oracle could not be asked in 2 iterations (circuit open, over budget)." in judge(run).sentences
+    assert not any("was asked" in said for said in judge(run).sentences)
+    counts = {"intervention/kept": 2, "intervention/tested": 3}
+    run = read_run(with_rounds(tmp_path / "once", down[0], {"iteration": 2, "outage": None, **counts}))
+    assert (
+        run.num_answered == 1 and "The oracle could not be asked in 1 iteration (circuit open)." in judge(run).sentences
+    )
+    assert "interventions from 1 round" in words(write_report(tmp_path / "once"))
+
+
+def test_interventions_of_a_file_are_no_round(tmp_path: Path):
+    counts = {"intervention/kept": 2, "intervention/tested": 3}
+    run = read_run(with_rounds(tmp_path / "file", {"iteration": 0, **counts}))
+    assert run.num_answered == 0
+    assert any(said.startswith("2 of 3 interventions from a file helped") for said in judge(run).sentences)
+    run = read_run(with_rounds(tmp_path / "both", {"iteration": 0, **counts}, {"iteration": 2, **counts}))
+    assert any(said.startswith("4 of 6 interventions from a file and 1 round helped") for said in judge(run).sentences)
+    run = read_run(with_rounds(tmp_path / "leaky", {"iteration": 0}))
+    assert "No intervention of the file could be used." in judge(run).sentences
+
+
 def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
     with pytest.raises(ConfigError, match="holds no run"):
         write_report(tmp_path)
+
+
+def test_a_collection_is_sent_to_the_command_for_it(tmp_path: Path):
+    folder = RunFolder(tmp_path, tensorboard=False)
+    folder.journal.write(COLLECTING)
+    folder.journal.write("finished", seconds={})
+    folder.close()
+    with pytest.raises(ConfigError, match="holds a collection, not a training run; int-ray inspect"):
+        write_report(tmp_path)
+
+
+def test_a_page_replaces_the_one_before_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    page = tmp_path / "page.html"
+    write_page(page, "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full_disk)
+        with pytest.raises(ConfigError, match=r"cannot write .*page.html: No space left on device"):
+            write_page(page, "second")
+    assert page.read_text() == "first"
+    write_page(page, "third")
+    assert page.read_text() == "third"
+
+
+@pytest.mark.parametrize("name", [".", "folder", "no/page.html", "/dev/null"])
+def test_where_no_page_can_be_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_page(Path(name), "page")
+    assert Path("/dev/null").is_char_device()
+    folder = write_run(tmp_path / "run", (1.0,), (), {})
+    (folder / "report.html").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot write .*report.html"):
+        write_report(folder)
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(ENOSPC, "No space left on device")
 
 
 def test_examples_are_of_different_problems_with_the_rounds_in_turn():
