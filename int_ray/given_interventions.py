@@ -145,7 +145,7 @@ class _Reader:
         return tested if is_same_model else replace(tested, continuations=None)
 
     def _says_its_content(self, intervention: Intervention) -> bool:
-        """Whether the ids are those of the new step, white space aside: some tokenizers do not give back every letter."""
+        """Whether the ids mean the new step, white space aside, as far as the tokenizer gives back what it reads."""
         replaced = intervention.attempt.steps[intervention.proposal.location - 1]
         opening, _, separator = frame(replaced.text)
         step = opening + intervention.proposal.content + (separator or self.config.oracle.step_separator)

@@ -159,6 +159,14 @@ def test_own_files_come_back_as_they_were(tmp_path: Path, suffix: str):
         assert sample.loss_mask.tolist() == expected.loss_mask.tolist()
 
 
+def test_own_rows_about_every_step_come_back(tmp_path: Path):
+    items = [example(location, f"changed {location}") for location in range(1, 6)]
+    loaded = load(lines(tmp_path / "x.jsonl", *rows(*items)))
+    assert [item.intervention.resume_ids.tolist() for item in loaded.items] == [
+        item.intervention.resume_ids.tolist() for item in items
+    ]
+
+
 def test_parquet_and_jsonl_hold_the_same(tmp_path: Path):
     write_files(tmp_path, rows(example(), example(1, "12+5=17, so far")))
     (table,) = (pq.read_table(tmp_path / "interventions.parquet"),)
