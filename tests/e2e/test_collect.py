@@ -171,7 +171,7 @@ def test_what_was_sampled_before_the_kill_is_not_sampled_again(killed: Killed):
 def test_the_summary_says_what_there_is_and_what_was_spent(killed: Killed):
     calls = [line for line in json_lines(killed.folder / "oracle_calls.jsonl") if line["event"] == "started"]
     assert len(calls) == killed.asked_in_all
-    for words in ("problems sampled", "interventions kept", f"{len(calls)} calls", "broken off", "inspect"):
+    for words in ("problems sampled", "interventions kept", f"{len(calls)} calls", "broken_off", "inspect"):
         assert words in killed.output, words
 
 
