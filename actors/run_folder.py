@@ -86,11 +86,6 @@ class RunFolder:
             found.setdefault(iteration, {})[path.name.removesuffix(".score.json")] = json.loads(path.read_text())
         return found
 
-    def metric_rows(self) -> list[dict[str, float]]:
-        """The rows written so far, one per iteration, the latest of a repeated one."""
-        rows = {row["iteration"]: row for row in read_json_lines(self.path / "metrics.jsonl")}
-        return [rows[iteration] for iteration in sorted(rows)]
-
     def close(self) -> None:
         """Flush and close the files."""
         self.journal.close()

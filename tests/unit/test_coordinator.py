@@ -41,6 +41,9 @@ class World:
     def asked(self) -> list[tuple[str, int]]:
         return [(item.problem.id, item.rollout.completion.seed) for item in self.oracle.asked]
 
+    def metrics(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder.path / "metrics.jsonl").read_text().splitlines()]
+
     def rounds(self) -> list[dict]:
         lines = (self.folder.path / "journal.jsonl").read_text().splitlines()
         return [event for event in map(json.loads, lines) if event["event"] == "intervention_round"]
@@ -95,7 +98,7 @@ def test_stall_then_patch_then_reinforce(tmp_path: Path):
     assert (state.iteration, state.policy_version, state.intervention_rounds) == (6, 2, 1)
     assert world.weights.versions == [0, 1, 2]
     assert world.rounds()[0]["intervention/problems"] == 8  # both batches of the window
-    rows = world.folder.metric_rows()
+    rows = world.metrics()
     assert [row["rollout/reward"] for row in rows] == [0.0, 0.0, 0.5, 1.0, 1.0, 1.0]
     assert [row["iteration"] for row in rows] == [1, 2, 3, 4, 5, 6]
 
@@ -142,7 +145,7 @@ def test_mixed_in_problems_are_reinforced_but_never_count_as_a_stall(tmp_path: P
     world.run()
     assert [count for purpose, count, _ in world.rollouts.calls if purpose is Purpose.TRAIN] == [6] * 6
     assert world.learner.phases[0] == "reinforce"  # the mixed-in ones have a signal
-    first = world.folder.metric_rows()[0]
+    first = world.metrics()[0]
     assert (first["rollout/unsolved"], first["rollout/reward"], first["mixed/reward"]) == (1.0, 0.0, 0.5)
 
 
