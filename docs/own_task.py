@@ -66,6 +66,8 @@ async def main(folder: Path) -> None:
         [
             f"run.folder={folder}",
             "run.iterations=3",
+            "problems.mixed=null",
+            "rollout.mixed=0",
             "rollout.batch_size=8",
             "rollout.n=8",
             "reinforce.mini_batch_size=8",

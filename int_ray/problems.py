@@ -87,6 +87,8 @@ class ProblemBatches:
     """
 
     def __init__(self, problems: Sequence[Problem], batch_size: int, seed: int) -> None:
+        if batch_size and not problems:
+            raise ValueError(f"batches of {batch_size} problems need problems, and there are none")
         self.problems = tuple(problems)
         self.batch_size = batch_size
         self.seed = seed

@@ -30,6 +30,8 @@ SMALL = [
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "launch.cli", "train", "configs/quickstart.yaml", f"run.folder={folder}", *SMALL]
+    # Tests that run in the background ignore Ctrl-C, and so would all that they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # A process group of its own, as a shell gives it: a terminal's Ctrl-C reaches all of it.
     return subprocess.Popen(
         [*command, *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, process_group=0

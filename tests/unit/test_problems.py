@@ -160,3 +160,9 @@ def test_a_resumed_run_finds_the_same_batches_and_another_seed_others() -> None:
 def test_epochs_differ_in_their_order() -> None:
     batches = ProblemBatches(problems(50), 50, seed=0)
     assert batches.batch(0) != batches.batch(1)
+
+
+def test_batches_of_nothing_are_refused_unless_they_are_empty():
+    assert ProblemBatches([], 0, seed=0).batch(3) == ()
+    with pytest.raises(ValueError, match="there are none"):
+        ProblemBatches([], 8, seed=0)
