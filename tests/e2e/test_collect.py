@@ -191,6 +191,7 @@ def test_the_file_says_where_each_intervention_comes_from(killed: Killed):
         assert row["incorrect_attempt"].split("\n\n")[row["location"] - 1] == row["replaced"].strip()
 
 
+@pytest.mark.slow
 def test_the_command_that_it_prints_trains_with_the_file(killed: Killed):
     (line,) = (line for line in killed.output.splitlines() if line.startswith("To train with them: "))
     arguments = shlex.split(line.partition("int-ray train ")[2])
