@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.run_folder import RunFolder
-from int_ray.oracle_config import BudgetConfig
-from int_ray.oracles.spending import Ledger
+from int_ray.oracles.spending import read_spend
 from int_ray.report.run_files import read_run
 from int_ray.types import RunState
 
@@ -39,11 +38,7 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
 
 def _spent(path: Path) -> dict[str, Any]:
     """What a language model as oracle has cost since the run began; nothing if none was asked."""
-    if not path.exists():
-        return {}
-    ledger = Ledger(path, BudgetConfig(), {})
-    ledger.close()
-    spend = ledger.spend
+    spend = read_spend(path)
     return {"spent": spend.story(), **spend.metrics()} if spend.calls or spend.cached else {}
 
 

@@ -14,11 +14,11 @@ from rich.table import Table
 from int_ray.config import Config
 from int_ray.config_checks import engine_gpus
 from int_ray.config_file import dump_config, load_config
-from int_ray.oracles.spending import Ledger, Spend
+from int_ray.oracles.spending import Spend, read_spend
 from int_ray.preflight import Inputs, load_inputs
 from launch.commands import command_line, program
 from launch.console import ConsoleProgress
-from launch.preparation import check_folder, import_plugins, report_quarantined, show_plan
+from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
 
 if TYPE_CHECKING:
     from actors.collector import Collected
@@ -53,7 +53,7 @@ def run_collection(
         inputs = load_inputs(config)
         import_module("actors.collector_assembly")  # seconds: here, where a Ctrl-C ends the process at once
         collected = asyncio.run(_collect(config, inputs, progress))
-    show_collected(collected, spent(config), console)
+    show_collected(collected, read_spend(config.run.folder / "oracle_calls.jsonl"), console)
     for line in what_next(path, overrides, plugins, config, collected):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -67,20 +67,11 @@ async def _collect(config: Config, inputs: Inputs, progress: ConsoleProgress) ->
     folder.journal.write(BEGINS)
     progress.say(f"Problems: {len(inputs.problems.problems)}")
     report_quarantined({"train": inputs.problems}, folder.path, progress)
-    ended = "failed"
-    try:
+    with journalled_end(folder, progress):
         async with assemble_collector(
             config, inputs.tokenizer, inputs.problems.problems, folder, progress
         ) as collector:
-            collected = await collector.run()
-        ended = "finished"
-    except asyncio.CancelledError:
-        ended = "interrupted"
-        raise
-    finally:
-        folder.journal.write(ended, seconds=progress.seconds())
-        folder.close()
-    return collected
+            return await collector.run()
 
 
 def plan(config: Config) -> list[tuple[str, str]]:
@@ -93,13 +84,6 @@ def plan(config: Config) -> list[tuple[str, str]]:
         ("rollout engines", f"{config.rollout.num_engines} x {config.rollout.tensor_parallel_size} device(s)"),
         ("GPUs", str(engine_gpus(config))),
     ]
-
-
-def spent(config: Config) -> Spend:
-    """What the oracle has cost, earlier processes of the collection included."""
-    ledger = Ledger(config.run.folder / "oracle_calls.jsonl", config.oracle.budget, config.oracle.prices)
-    ledger.close()
-    return ledger.spend
 
 
 def show_collected(collected: Collected, spend: Spend, console: Console) -> None:

@@ -1,11 +1,14 @@
-"""What `int-ray train` and `int-ray collect` do before they start anything."""
+"""What `int-ray train` and `int-ray collect` share: before they start anything, and when it has ended."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +20,10 @@ from int_ray.journal import read_json_lines
 from int_ray.ports import Progress
 from int_ray.preflight import check_local_inputs
 from int_ray.problems import LoadedProblems, write_quarantine
+
+if TYPE_CHECKING:
+    from actors.run_folder import RunFolder
+    from launch.console import ConsoleProgress
 
 
 def import_plugins(modules: Sequence[str]) -> None:
@@ -94,3 +101,18 @@ def _value(config: Config, key: str) -> object:
     for name in key.split("."):
         value = value[name]
     return value
+
+
+@contextmanager
+def journalled_end(folder: RunFolder, progress: ConsoleProgress) -> Iterator[None]:
+    """Write into the journal how the block ended and where its time went; close the folder."""
+    ended = "failed"
+    try:
+        yield
+        ended = "finished"
+    except asyncio.CancelledError:
+        ended = "interrupted"
+        raise
+    finally:
+        folder.journal.write(ended, seconds=progress.seconds())
+        folder.close()

@@ -19,7 +19,7 @@ from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.preflight import Inputs, load_inputs
 from int_ray.types import ProblemSets, RunState
 from launch.console import ConsoleProgress, introduce, show_summary
-from launch.preparation import check_folder, import_plugins, report_quarantined, show_plan
+from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
 from launch.report import conclude
 
 # A resumed run cannot change these: they say which problems an iteration has and what its saved trigger means.
@@ -69,21 +69,13 @@ async def _train(config: Config, inputs: Inputs, start: Start, progress: Console
     folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule)
     sets = {name: loaded.problems for name, loaded in inputs.evaluation_sets.items()}
     problems = ProblemSets(inputs.problems.problems, sets, inputs.mixed.problems, inputs.interventions.items)
-    ended = "failed"
-    try:
+    with journalled_end(folder, progress):
         async with assemble(
             config, inputs.tokenizer, problems, folder, progress, checkpoint=start.checkpoint
         ) as coordinator:
             state = await coordinator.run(start.state)
         summary = summarise(folder, state, time.monotonic() - began, progress.seconds())
         write_json(folder.path / "summary.json", summary)
-        ended = "finished"
-    except asyncio.CancelledError:
-        ended = "interrupted"
-        raise
-    finally:
-        folder.journal.write(ended, seconds=progress.seconds())
-        folder.close()
     return summary
 
 

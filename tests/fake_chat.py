@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from int_ray.oracles.chat import Answer, ChatRequest, Fault, FaultName, Prompt
 from int_ray.types import Attempt, Category, OracleReply, Proposal
@@ -78,7 +78,7 @@ class FakeTemplate:
         return Prompt("fake-category-1", (f"category? {log}",)) if log else None
 
     def read_category(self, text: str) -> Category | None:
-        return {"high": "high", "execution": "execution"}.get(text)  # type: ignore[return-value]
+        return next((category for category in get_args(Category) if category == text), None)
 
 
 def answer(text: str = "1: 12+5=17", input_tokens: int = 100, output_tokens: int = 20) -> Answer:

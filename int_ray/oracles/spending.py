@@ -218,6 +218,15 @@ class Ledger:
             self._problems[bill.problem] = self._problems[bill.problem].plus([bill])
 
 
+def read_spend(path: Path) -> Spend:
+    """What a ledger's file adds up to; nothing where there is none."""
+    if not path.exists():
+        return Spend()
+    ledger = Ledger(path, BudgetConfig(), {})
+    ledger.close()
+    return ledger.spend
+
+
 def budget_errors(config: OracleConfig) -> list[str]:
     """One line per budget of money that lacks a model's price, and per budget that allows no call at all."""
     apis: dict[str, GeminiConfig | OpenAIConfig] = {"gemini": config.gemini, "openai": config.openai}
