@@ -70,11 +70,20 @@ class RolloutConfig(Section):
     top_p: float = Field(default=0.95, gt=0, le=1)
     top_k: int = Field(default=0, ge=0, description="0: no limit.")
     max_tokens: PositiveInt = Field(description="Longest response in tokens, prefix of a resumed one included.")
+    staleness: int = Field(
+        default=0,
+        ge=0,
+        description="Policy versions that a trained token may be behind. 0: sample, then train; 1: one step off; "
+        "more: a bounded queue. Above 0 needs reinforce.importance_cap.",
+    )
     num_engines: PositiveInt = 1
     tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs per engine.")
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     kv_cache_gb: PositiveFloat = Field(default=1.0, description="KV cache of a CPU engine.")
     max_num_seqs: PositiveInt = Field(default=256, description="Sequences decoded at once per engine.")
+    sleep: bool = Field(
+        default=True, description="weight_sync: ipc: engines give their GPU memory back while the learner works."
+    )
     startup_deadline_s: PositiveFloat = 900.0
     deadline_s: PositiveFloat = Field(default=3600.0, description="Longest wait for one group's rollouts.")
 
@@ -135,7 +144,7 @@ class PatchConfig(Section):
 
 
 class ReinforceConfig(Section):
-    """GRPO with clip-higher and KL in the loss. Table 3; groups without a signal are left out of the loss."""
+    """GRPO with clip-higher and KL in the loss (Table 3)."""
 
     mini_batch_size: PositiveInt = Field(default=16, description="Problems per optimizer update.")
     clip_low: PositiveFloat = 0.2
@@ -145,6 +154,22 @@ class ReinforceConfig(Section):
         default="patched", description="What the reference is after a patch."
     )
     entropy_coef: float = Field(default=0.0, ge=0)
+    zero_advantage: Literal["keep", "drop"] = Field(
+        default="keep",
+        description="Groups whose rewards are all equal. keep: they count in the mean and bring their KL and entropy "
+        "terms; with both coefficients 0 they are not computed, which changes nothing. drop: they leave the batch, and "
+        "updates are formed of the others.",
+    )
+    old_logprobs: Literal["learner", "engine"] = Field(
+        default="learner",
+        description="The ratio's denominator. learner: recomputed, where the training pass does not have it anyhow; "
+        "engine: as sampled, which saves that pass and needs top_p = 1 and top_k = 0.",
+    )
+    importance_cap: PositiveFloat | None = Field(
+        default=None,
+        description="Truncated importance sampling: tokens are weighted by min(cap, p_learner / p_engine). "
+        "Needs top_p = 1 and top_k = 0.",
+    )
     loss_mean: Literal["token", "sequence"] = "token"
     advantage_std: bool = Field(
         default=True,
@@ -162,7 +187,18 @@ class LearnerConfig(Section):
 
     num_ranks: PositiveInt = 1
     device: Literal["cpu", "cuda"] = Field(default="cuda", description="cpu: gloo; cuda: nccl.")
-    micro_batch_tokens: PositiveInt = Field(default=16384, description="Padded tokens per forward pass and rank.")
+    micro_batch_tokens: PositiveInt = Field(default=16384, description="Packed tokens per forward pass and rank.")
+    attention: Literal["auto", "flash_attention_2", "varlen", "sdpa"] = Field(
+        default="auto",
+        description="Of packed sequences. flash_attention_2: package flash-attn; varlen: torch on CUDA; sdpa: one call "
+        "per sequence, everywhere; auto: the first of them that fits device and dtype.",
+    )
+    head_chunk: PositiveInt = Field(default=1024, description="Tokens whose logits exist at once.")
+    activation_checkpointing: Literal["none", "selective", "full"] = Field(
+        default="none", description="selective: all but matrix products is recomputed; full: every layer."
+    )
+    compile: bool = Field(default=False, description="torch.compile, layer by layer.")
+    offload_reference: bool = Field(default=False, description="The KL reference waits in CPU memory (device: cuda).")
     weight_sync: Literal["shm", "nccl", "ipc"] = Field(
         default="nccl",
         description="shm: one machine, CPU; nccl: learner and engines on different GPUs; ipc: on the same GPU.",

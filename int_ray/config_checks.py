@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 from int_ray.config import Config, OptimizerConfig
 from int_ray.oracles.spending import budget_errors
@@ -12,7 +13,14 @@ Check = tuple[bool, str]  # whether it is broken, and the line that says so
 
 def cross_field_errors(config: Config) -> list[str]:
     """One line per contradiction between settings; empty when they fit together."""
-    checks = [*_size_checks(config), *_device_checks(config), *_schedule_checks(config), *_oracle_checks(config)]
+    checks = [
+        *_size_checks(config),
+        *_device_checks(config),
+        *_learner_checks(config),
+        *_pipeline_checks(config),
+        *_schedule_checks(config),
+        *_oracle_checks(config),
+    ]
     return [*(message for broken, message in checks if broken), *budget_errors(config.oracle)]
 
 
@@ -71,6 +79,55 @@ def _device_checks(config: Config) -> list[Check]:
         (
             device == "cpu" and parallel > 1,
             f"rollout.tensor_parallel_size: {parallel} needs GPUs; learner.device is cpu",
+        ),
+    ]
+
+
+def _learner_checks(config: Config) -> list[Check]:
+    learner, dtype = config.learner, config.model.dtype
+    packed_kernel = learner.attention in ("flash_attention_2", "varlen")
+    return [
+        (
+            packed_kernel and (learner.device == "cpu" or dtype == "float32"),
+            f"learner.attention: {learner.attention} needs learner.device = cuda and model.dtype = bfloat16; choose sdpa "
+            "or auto",
+        ),
+        (
+            learner.attention == "flash_attention_2" and find_spec("flash_attn") is None,
+            "learner.attention: flash_attention_2 needs the package flash-attn, which is not installed; install it or "
+            "choose varlen",
+        ),
+        (
+            learner.offload_reference and (learner.device == "cpu" or config.reinforce.kl_coef == 0),
+            "learner.offload_reference: has no effect without a GPU and a KL reference (reinforce.kl_coef > 0)",
+        ),
+    ]
+
+
+def _pipeline_checks(config: Config) -> list[Check]:
+    rollout, reinforce = config.rollout, config.reinforce
+    masked = rollout.top_p < 1 or rollout.top_k > 0
+    trusting = {
+        "reinforce.old_logprobs: engine": reinforce.old_logprobs == "engine",
+        f"reinforce.importance_cap: {reinforce.importance_cap}": reinforce.importance_cap is not None,
+    }
+    return [
+        (
+            rollout.staleness > 0 and reinforce.importance_cap is None,
+            f"rollout.staleness: {rollout.staleness} trains on tokens of older policies; set reinforce.importance_cap, "
+            "such as 2.0",
+        ),
+        (
+            reinforce.old_logprobs == "engine" and reinforce.importance_cap is not None,
+            "reinforce.importance_cap: has no effect with old_logprobs = engine, whose ratio corrects for the engine",
+        ),
+        *(
+            (
+                trusts and masked,
+                f"{setting} trusts the engine's log-probs, which top_p = {rollout.top_p} and top_k = {rollout.top_k} "
+                "change; set rollout.top_p=1 rollout.top_k=0",
+            )
+            for setting, trusts in trusting.items()
         ),
     ]
 

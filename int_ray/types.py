@@ -68,11 +68,15 @@ class Completion:
     text: str  # without special tokens
     finished: bool  # False: the token limit cut it off
     seed: int
+    switches: tuple[int, ...] = ()  # indices of the tokens from which on the next policy version sampled
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rollout:
-    """One graded response and the policy version that sampled it."""
+    """One graded response and the policy version that sampled its first token.
+
+    Token t is of version `policy_version` plus the number of `completion.switches` that are at most t.
+    """
 
     completion: Completion
     outcome: Outcome

@@ -39,15 +39,15 @@ SMALL = [
     "run.iterations=3",
     "problems.mixed=null",
     "rollout.mixed=0",
-    "rollout.batch_size=8",
-    "rollout.n=4",
+    "rollout.batch_size=24",
+    "rollout.n=8",
     "reinforce.mini_batch_size=8",
     "trigger.patience=1",
     "trigger.threshold=0.5",
     "trigger.max_rounds=1",
     "patch.continuations=8",
     "patch.batch_size=4",
-    "patch.epochs=8",
+    "patch.epochs=12",
     "evaluate.sets={}",
 ]
 
@@ -237,7 +237,8 @@ def test_useless_replies_are_counted_and_never_trained_on(
 ):
     api = [f"base_url={vllm_server}", "model=babbler", "api_key_env=null", f"structured={structured}"]
     overrides = ["oracle.kind=openai", "oracle.openai.max_output_tokens=48", *(f"oracle.openai.{item}" for item in api)]
-    state, progress = train(compute, quickstart(tmp_path / "run", *overrides, "run.iterations=1"))
+    overrides += ["run.iterations=1", "rollout.batch_size=8"]
+    state, progress = train(compute, quickstart(tmp_path / "run", *overrides))
     refused = records(tmp_path / "run")
     assert len(refused) == 8 and {record["status"] for record in refused} == {"refused"}
     assert {record["reason"] for record in refused} <= {"cut_off", "no_json", "not_a_list", "no_usable_entry"}
