@@ -14,7 +14,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from int_ray.config import LearnerConfig, ModelConfig
+from int_ray.config import ModelConfig
+from int_ray.training_config import LearnerConfig
 
 
 def join_ranks(config: LearnerConfig, rank: int, init_method: str) -> DeviceMesh:

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.weight_senders import WeightSender
-from int_ray.config import LearnerConfig
 from int_ray.errors import RunError
+from int_ray.training_config import LearnerConfig
 from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
 
 Answer = TypeVar("Answer")

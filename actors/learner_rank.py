@@ -18,11 +18,12 @@ from actors.fsdp import copy_weights, join_ranks, load_sharded, sync_gradients
 from actors.optimization import Meter, Optimization
 from actors.weight_senders import WeightSender
 from int_ray.batching import TrainingBatch, collate, loss_count, plan_micro_batches
-from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, ReinforceConfig
+from int_ray.config import ModelConfig
 from int_ray.losses.grpo import GrpoInputs, grpo_loss
 from int_ray.losses.logprobs import token_logprobs
 from int_ray.losses.sft import sft_loss
 from int_ray.losses.sums import Metrics
+from int_ray.training_config import LearnerConfig, PatchConfig, ReinforceConfig
 from int_ray.types import Logprobs, TokenIds, TrainingSample, Update, UpdateBatches
 
 MicroBatch = list[TrainingSample]

@@ -13,8 +13,8 @@ from torch.optim import AdamW
 from transformers import get_scheduler
 
 from actors.fsdp import gather
-from int_ray.config import OptimizerConfig
 from int_ray.losses.sums import Metrics
+from int_ray.training_config import OptimizerConfig
 
 
 class Optimization:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ray.exceptions import RayError, RayTaskError
 
 from actors.vllm_settings import engine_arguments, engine_environment
-from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.errors import RunError
+from int_ray.training_config import LearnerConfig
 from int_ray.types import Completion, Logprobs, TokenIds
 
 if TYPE_CHECKING:

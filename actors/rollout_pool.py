@@ -19,9 +19,10 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.rollout_engine import EngineDiedError, EngineGroup, RolloutEngine, Sampling, cause_of
-from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.ports import Grader, Progress
 from int_ray.seeds import sample_seed
+from int_ray.training_config import LearnerConfig
 from int_ray.types import Completion, Intervention, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.training_config import LearnerConfig
 
 # vLLM's name of each weight_sync, and the module that its workers import to know it where vLLM itself does not.
 TRANSFER_BACKENDS = {"shm": "shm", "ipc": "plain_ipc", "nccl": "nccl"}

@@ -13,8 +13,9 @@ from ray.exceptions import RayError
 
 from actors.rollout_engine import EngineGroup, cause_of
 from actors.weight_senders import EngineClient, NativeSender, SharedMemorySender, WeightSender
-from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.errors import RunError
+from int_ray.training_config import LearnerConfig
 from int_ray.types import Logprobs, TokenIds
 
 T = TypeVar("T")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from importlib.util import find_spec
 
-from int_ray.config import Config, OptimizerConfig
+from int_ray.config import Config
 from int_ray.oracles.spending import budget_errors
+from int_ray.training_config import OptimizerConfig
 
 Check = tuple[bool, str]  # whether it is broken, and the line that says so
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from int_ray.config import PatchConfig
 from int_ray.interventions import (
     Encode,
     Refusal,
@@ -25,6 +24,7 @@ from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.chat import OUTAGES, RETRIED, FaultName
 from int_ray.ports import CollectingPorts
 from int_ray.segmentation import Segmenter
+from int_ray.training_config import PatchConfig
 from int_ray.types import Attempt, Intervention, OracleReply, RolloutGroup, TestedIntervention
 from int_ray.unsolved_window import failed_rollouts
 

@@ -8,7 +8,7 @@ from itertools import chain
 import numpy as np
 
 from int_ray.advantages import group_advantages, overlong_penalties
-from int_ray.config import PatchConfig, ReinforceConfig
+from int_ray.training_config import PatchConfig, ReinforceConfig
 from int_ray.types import Outcome, RolloutGroup, TestedIntervention, TokenIds, TrainingSample
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from int_ray.config import ReinforceConfig
 from int_ray.losses.sums import Metrics, masked_sum, mean_metric, metric
+from int_ray.training_config import ReinforceConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)

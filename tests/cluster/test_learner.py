@@ -19,14 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.learner import Learner, LearnerError
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.optimization import Optimization
-from int_ray.config import (
-    LearnerConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PatchConfig,
-    PatchOptimizerConfig,
-    ReinforceConfig,
-)
+from int_ray.config import ModelConfig
+from int_ray.training_config import LearnerConfig, OptimizerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import TrainingSample, Update
 from tests.factories import tiny_checkpoint
 

@@ -18,7 +18,8 @@ from actors.learner_rank import LearnerSettings
 from actors.rollout_engine import EngineGroup, Sampling
 from actors.rollout_pool import close_engines, spawn_engines
 from actors.weight_sync import EngineWeightSync, weight_sender
-from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.training_config import LearnerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import TokenIds, TrainingSample, Update
 from tests.factories import tiny_checkpoint
 

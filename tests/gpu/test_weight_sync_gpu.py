@@ -17,7 +17,8 @@ from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.rollout_engine import RolloutEngine
 from actors.weight_senders import WeightSender
 from actors.weight_sync import EngineWeightSync, WeightSyncError, weight_sender
-from int_ray.config import LearnerConfig, ModelConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.training_config import LearnerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import Logprobs, TokenIds, TrainingSample
 from tests.factories import tiny_checkpoint
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from int_ray.config import PatchConfig
 from int_ray.intervention_records import round_records
 from int_ray.intervention_round import InterventionRound, RoundResult
 from int_ray.oracle_config import OracleConfig
 from int_ray.ports import CollectingPorts
 from int_ray.segmentation import Segmenter
+from int_ray.training_config import PatchConfig
 from int_ray.types import Attempt, Intervention, OracleReply, Proposal, RolloutGroup, TestedIntervention
 from tests.factories import attempt, group
 from tests.fakes import FakeGrader, FakePolicy, FakeProgress, FakeRollouts

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from int_ray.config import ReinforceConfig
 from int_ray.losses.grpo import GrpoInputs, grpo_loss, k3
 from int_ray.losses.logprobs import token_logprobs
 from int_ray.losses.sft import sft_loss
+from int_ray.training_config import ReinforceConfig
 from tests.factories import tiny_checkpoint
 
 ROWS, PROMPT, WIDTH, TEMPERATURE = 7, 3, 12, 0.6

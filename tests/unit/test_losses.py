@@ -7,11 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from int_ray.config import ReinforceConfig
 from int_ray.losses import logprobs as logprobs_module
 from int_ray.losses.grpo import GrpoInputs, grpo_loss, k3
 from int_ray.losses.logprobs import token_logprobs
 from int_ray.losses.sft import sft_loss
+from int_ray.training_config import ReinforceConfig
 
 PLAIN = ReinforceConfig(kl_coef=0.0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from int_ray.config import PatchConfig, ReinforceConfig
 from int_ray.samples import patch_batches, patch_sample, reinforce_batches, spread
+from int_ray.training_config import PatchConfig, ReinforceConfig
 from int_ray.types import Completion, Intervention, Outcome, Proposal, Rollout, RolloutGroup, TestedIntervention
 from tests.factories import attempt, group, problem
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from actors.vllm_settings import TRANSFER_BACKENDS, WORKER_EXTENSIONS, engine_environment
-from int_ray.config import LearnerConfig, ModelConfig, RolloutConfig
+from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.training_config import LearnerConfig
 
 
 def environment(path: str = "org/model", num_engines: int = 1, device: str = "cpu") -> dict[str, str]:
