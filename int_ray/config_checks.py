@@ -90,8 +90,8 @@ def _learner_checks(config: Config) -> list[Check]:
     return [
         (
             packed_kernel and (learner.device == "cpu" or dtype == "float32"),
-            f"learner.attention: {learner.attention} needs learner.device = cuda and model.dtype = bfloat16; choose sdpa "
-            "or auto",
+            f"learner.attention: {learner.attention} needs learner.device = cuda and model.dtype = bfloat16; "
+            "choose sdpa or auto",
         ),
         (
             learner.attention == "flash_attention_2" and find_spec("flash_attn") is None,

@@ -57,6 +57,15 @@ def test_all_mistakes_come_at_once():
         ("evaluate.k=[1, 64]", "evaluate.k: [64] exceed evaluate.n = 32"),
         ("learner.weight_sync=nccl", "learner.weight_sync: nccl needs GPUs"),
         ("learner.weight_sync=ipc", "learner.weight_sync: ipc needs GPUs"),
+        ("learner.head_chunk=0", "learner.head_chunk: "),
+        ("model.dtype=float16", "model.dtype: "),
+        ("learner.attention=varlen", "learner.attention: varlen needs learner.device = cuda"),
+        ("learner.offload_reference=true", "learner.offload_reference: has no effect"),
+        (
+            "reinforce.old_logprobs=engine",
+            "reinforce.old_logprobs: engine trusts the engine's log-probs, which top_p = 0.95",
+        ),
+        ("reinforce.importance_cap=2", "reinforce.importance_cap: 2.0 trusts the engine's log-probs"),
         ("trigger.hysteresis=0.9", "trigger.hysteresis: 0.9 must be below"),
         ("reinforce.overlong_buffer=73", "reinforce.overlong_buffer: 73 exceeds"),
         ("evaluate.sets={math/500: a.jsonl}", "evaluate.sets.math/500.[key]: choose a name of letters"),
@@ -70,6 +79,21 @@ def test_all_mistakes_come_at_once():
 )
 def test_contradictions_between_settings(override: str, start: str):
     assert mistakes(override)[0].startswith(start)
+
+
+def test_staleness_needs_importance_sampling_and_unmasked_logprobs():
+    (line,) = mistakes("rollout.staleness=1")
+    assert line.startswith("rollout.staleness: 1 trains on tokens of older policies; set reinforce.importance_cap")
+    plain = ["rollout.top_p=1", "rollout.top_k=0"]
+    assert load_config(QUICKSTART, ["rollout.staleness=4", "reinforce.importance_cap=2", *plain]).rollout.staleness == 4
+    (line,) = mistakes("reinforce.old_logprobs=engine", "reinforce.importance_cap=2", *plain)
+    assert line.startswith("reinforce.importance_cap: has no effect with old_logprobs = engine")
+
+
+def test_flash_attention_that_is_not_installed_is_named():
+    on_gpus = ["learner.device=cuda", "learner.weight_sync=nccl", "model.dtype=bfloat16"]
+    (line,) = mistakes("learner.attention=flash_attention_2", *on_gpus)
+    assert "needs the package flash-attn, which is not installed" in line
 
 
 @pytest.mark.parametrize(
