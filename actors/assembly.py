@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup
 
 from actors import local_ray
+from actors.colocated import ColocatedLearner, WholeLearner
 from actors.coordinator import Coordinator
+from actors.engine_spawning import close_engines, spawn_engines
+from actors.fleet import Fleet
 from actors.grader_pool import GraderPool, Reward
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
 from actors.oracle_assembly import Accounts, build_oracle, build_segmenter, start_apis, start_oracle_pool
-from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
+from actors.rollout_pool import RolloutPool
 from actors.run_folder import RunFolder
+from actors.trace import Trace, TracedProgress, traced
 from actors.weight_sync import EngineWeightSync, weight_sender
 from int_ray.config import Config
 from int_ray.config_checks import num_gpus, reinforce_updates
@@ -31,6 +34,7 @@ from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import StepOracle
 from int_ray.ports import CollectingPorts, Oracle, Ports, Progress
 from int_ray.prompts import encode_prompt, encode_text
+from int_ray.timeline import LEARNER, RUN
 from int_ray.trigger import build_trigger
 from int_ray.types import ProblemSets
 
@@ -55,15 +59,27 @@ async def assemble(
     `oracle` and `reward` replace what the config names. `checkpoint` holds the weights of a resumed run.
     """
     async with AsyncExitStack() as stack:
+        trace = Trace(folder.path / "trace.json")
+        stack.callback(trace.close)
+        progress = TracedProgress(progress, trace)
         await connect_ray(config.run.ray_address, num_gpus(config), progress, stack)
         services = await start_services(config, folder.path, progress, stack, reward=reward, oracle=oracle)
-        engines, learner = await start_compute(config, progress, stack)
+        fleet, learner = await start_compute(config, progress, stack)
         if checkpoint is not None:
             await learner.load(checkpoint)
-        weights = build_weight_sync(config, tokenizer, problems, engines, learner)
-        collecting = await build_collecting(config, tokenizer, engines, services, progress, stack)
-        ports = Ports(**vars(collecting), learner=learner, weights=weights)
-        yield build_coordinator(config, tokenizer, problems, ports, folder)
+        services = replace(services, grader=traced(services.grader, trace, "graders", "grade"))
+        for member in fleet.members:
+            member.engine = traced(member.engine, trace, member.name, "sample_group")
+        learner = traced(learner, trace, LEARNER, "patch", "reinforce", "save", "send_weights", "logprobs")
+        in_turn = take_turns(config, fleet, learner)
+        weights = traced(
+            build_weight_sync(config, tokenizer, problems, fleet, in_turn), trace, "weight sync", "publish"
+        )
+        collecting = await build_collecting(config, tokenizer, fleet, services, progress, stack)
+        ports = Ports(**vars(collecting), learner=in_turn, weights=weights)
+        ports = replace(ports, oracle=traced(ports.oracle, trace, "oracle", "intervene"))
+        with trace.span(RUN, "training"):
+            yield build_coordinator(config, tokenizer, problems, ports, folder)
 
 
 async def connect_ray(address: str | None, gpus: int, progress: Progress, stack: AsyncExitStack) -> None:
@@ -108,32 +124,39 @@ async def start_services(
 async def build_collecting(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
-    engines: Sequence[ActorHandle],
+    fleet: Fleet,
     services: Services,
     progress: Progress,
     stack: AsyncExitStack,
 ) -> CollectingPorts:
-    """Rollouts on `engines`, and the oracle."""
+    """Rollouts on the fleet's engines, and the oracle."""
     encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
-    rollouts = RolloutPool(engines, services.grader, encode, config.rollout, config.run.seed, progress)
+    rollouts = RolloutPool(fleet, services.grader, encode, config.rollout, config.run.seed, progress)
     oracle = services.own_oracle or await build_oracle(
         config, services.oracles, services.accounts, tokenizer, rollouts, progress, stack
     )
     return CollectingPorts(rollouts, services.grader, oracle, progress)
 
 
+def take_turns(config: Config, fleet: Fleet, learner: Learner) -> WholeLearner:
+    """The learner, with engines on its GPU that sleep while it works, if that is wanted."""
+    if config.learner.weight_sync == "ipc" and config.rollout.sleep:
+        return ColocatedLearner(learner, fleet, config.learner.deadline_s)
+    return learner
+
+
 def build_weight_sync(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
     problems: ProblemSets,
-    engines: Sequence[ActorHandle],
-    learner: Learner,
+    fleet: Fleet,
+    learner: WholeLearner,
 ) -> EngineWeightSync:
     """Learner -> engines; the first problem is the canary."""
     return EngineWeightSync(
-        engines,
+        fleet,
         learner,
-        weight_sender(engines, config.model, config.rollout, config.learner),
+        partial(weight_sender, fleet, config.model, config.rollout, config.learner),
         encode_prompt(tokenizer, problems.train[0], config.model.chat_template_kwargs),
         config.rollout.temperature,
         config.learner,
@@ -155,7 +178,7 @@ def build_round(config: Config, tokenizer: PreTrainedTokenizerBase, ports: Colle
     return InterventionRound(ports, segmenter, encode, config.oracle, config.patch, config.rollout.max_tokens)
 
 
-async def start_compute(config: Config, progress: Progress, stack: AsyncExitStack) -> tuple[list[ActorHandle], Learner]:
+async def start_compute(config: Config, progress: Progress, stack: AsyncExitStack) -> tuple[Fleet, Learner]:
     """Engines and learner, side by side unless they share a GPU; what has started is closed with the stack."""
     progress.phase("starting the learner and the rollout engines")
     progress.say("Each is a process of its own with PyTorch or vLLM to import: about a minute on a laptop")
@@ -167,8 +190,8 @@ async def start_compute(config: Config, progress: Progress, stack: AsyncExitStac
 
     if config.learner.weight_sync == "ipc":
         learner = await start_learner()
-        return await start_engines(config, stack, learner.placement), learner
-    both = asyncio.create_task(start_engines(config, stack)), asyncio.create_task(start_learner())
+        return await start_engines(config, progress, stack, learner.placement), learner
+    both = asyncio.create_task(start_engines(config, progress, stack)), asyncio.create_task(start_learner())
     try:
         return await asyncio.gather(*both)
     finally:
@@ -178,12 +201,13 @@ async def start_compute(config: Config, progress: Progress, stack: AsyncExitStac
 
 
 async def start_engines(
-    config: Config, stack: AsyncExitStack, shared: PlacementGroup | None = None
-) -> list[ActorHandle]:
+    config: Config, progress: Progress, stack: AsyncExitStack, shared: PlacementGroup | None = None
+) -> Fleet:
     """Rollout engines with the weights of model.path; `shared` is the learner's GPU with weight_sync: ipc."""
     engines = await spawn_engines(config.model, config.rollout, config.learner, shared)
     stack.push_async_callback(close_engines, engines)
-    return engines
+    # Twice what an engine decodes at once: it never runs dry, and hoards nothing that another one could take.
+    return Fleet(engines, 2 * config.rollout.max_num_seqs, progress)
 
 
 def require_gpus(needed: int) -> None:

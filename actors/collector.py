@@ -134,7 +134,7 @@ class Collector:
 
     def _sampled_before(self, chunk: int, problems: Sequence[Problem]) -> list[RolloutGroup] | None:
         """The groups of a chunk that an earlier process has sampled; None if there are none."""
-        groups = self.folder.read_rollouts(chunk, {problem.id: problem for problem in problems})
+        groups = self.folder.read_rollouts(chunk, problems)
         return groups if [group.problem.id for group in groups] == [problem.id for problem in problems] else None
 
     def _finish(self, chunk: int, problems: Sequence[Problem], result: RoundResult, unanswered: str | None) -> None:

@@ -40,6 +40,6 @@ async def assemble_collector(
         services = await start_services(config, folder.path, progress, stack, reward=reward, oracle=oracle)
         progress.phase("starting the rollout engines")
         progress.say("Imports and the first use of everything take about a minute")
-        engines = await start_engines(config, stack)
-        ports = await build_collecting(config, tokenizer, engines, services, progress, stack)
+        fleet = await start_engines(config, progress, stack)
+        ports = await build_collecting(config, tokenizer, fleet, services, progress, stack)
         yield Collector(config, problems, ports, build_round(config, tokenizer, ports), folder, tokenizer)

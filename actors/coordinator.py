@@ -5,18 +5,22 @@ Reads like Algorithm 1 and knows nothing of Ray: everything outside comes in thr
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from actors.checkpoint import Checkpoints
+from actors.pipeline import Batch, build_pipeline
 from actors.run_folder import RunFolder
+from actors.summary import iteration_line
 from int_ray.config import Config
 from int_ray.errors import Resumable
 from int_ray.intervention_round import InterventionRound, RoundResult
-from int_ray.metrics import SetScore, evaluate_set, rollout_metrics
+from int_ray.metrics import SetScore, evaluate_set, rollout_metrics, staleness_metrics
 from int_ray.ports import Ports
-from int_ray.problems import ProblemBatches
 from int_ray.samples import patch_batches, reinforce_batches, spread
 from int_ray.trigger import Decision, Trigger
 from int_ray.types import ProblemSets, Purpose, RolloutGroup, RunState, Update
@@ -41,8 +45,7 @@ class Coordinator:
     ) -> None:
         self.config = config
         self.problems = problems
-        self.batches = ProblemBatches(problems.train, config.rollout.batch_size, config.run.seed)
-        self.mixed = ProblemBatches(problems.mixed, config.rollout.mixed, config.run.seed)
+        self.pipeline = build_pipeline(config, problems, ports.rollouts)
         self.ports = ports
         self.progress = ports.progress
         self.round = intervention_round
@@ -54,44 +57,90 @@ class Coordinator:
 
     async def run(self, state: RunState) -> RunState:
         """Train from `state` to the last iteration; evaluate before and after."""
-        self.restore(state)
-        await self.publish(state)
-        if state.iteration == 0 or not self.folder.scores():
-            await self.evaluate(state)
-        if state.iteration == 0 and self.problems.interventions:
-            metrics: dict[str, float] = {}
-            state = await self.apply(*await self.patch_given(state), metrics)
-            self.folder.journal.write("patched", iteration=0, **metrics)
-        while not self.is_last(state):
-            state = await self.iterate(state)
-            stops = self.outage is not None and self.config.oracle.on_outage == "stop"
-            if stops or state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
-                await self.checkpoint(state)
-            if stops:
-                raise OracleOutage(f"the oracle cannot be asked ({self.outage}) and oracle.on_outage = stop")
-            if self.is_due(state) and not self.is_last(state):
+        # A full garbage collection walks every rollout that is kept: 0.1 s without work for any engine. Few are needed.
+        gc.freeze()
+        gc.set_threshold(5_000, 2, 1000)
+        async with aclosing(self.pipeline):
+            self.restore(state)
+            await self.publish(state)
+            if state.iteration == 0 or not self.folder.scores():
                 await self.evaluate(state)
-        await self.evaluate(state)
+            if state.iteration == 0 and self.problems.interventions:
+                metrics: dict[str, float] = {}
+                state = await self.apply(*await self.patch_given(state), metrics)
+                self.folder.journal.write("patched", iteration=0, **metrics)
+            while not self.is_last(state):
+                state = await self.iterate(state)
+                await self.look_back(state)
+            await self.evaluate(state)
         return state
+
+    async def look_back(self, state: RunState) -> None:
+        """Between two iterations: save and evaluate when it is time. Raises OracleOutage if that is to end the run."""
+        stops = self.outage is not None and self.config.oracle.on_outage == "stop"
+        if stops or state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
+            await self.checkpoint(state)
+        if stops:
+            raise OracleOutage(f"the oracle cannot be asked ({self.outage}) and oracle.on_outage = stop")
+        if self.is_due(state) and not self.is_last(state):
+            await self.evaluate(state)
 
     async def iterate(self, state: RunState) -> RunState:
         """One iteration: sample, reinforce, and after a stall an intervention round and a patch."""
         started = time.monotonic()
         state = replace(state, iteration=state.iteration + 1)
         collecting = self.config.schedule == "paper" and state.iteration == 1  # Algorithm 1, line 1
-        groups, mixed = await self.sample(state, collecting=collecting)
-        metrics = rollout_metrics(groups)
-        if mixed:
-            metrics["mixed/reward"] = rollout_metrics(mixed)["rollout/reward"]
-        if not collecting:
-            state = await self.apply(state, await self.reinforce(spread(mixed, among=groups)), metrics)
+        batch = await self.sample(state, collecting=collecting)
+        metrics = rollout_metrics(batch.groups)
+        if batch.mixed:
+            metrics["mixed/reward"] = rollout_metrics(batch.mixed)["rollout/reward"]
+        if collecting:
+            await self.write_down(state, batch.all)
+        else:
+            state = await self.train(state, batch, metrics)
         before = self.trigger.state()
-        if self.trigger.observe(groups, state.intervention_rounds) is Decision.INTERVENE:
+        if self.trigger.observe(batch.groups, state.intervention_rounds) is Decision.INTERVENE:
+            state = await self.drain(state, batch, metrics)
             state = await self.apply(*await self.intervene(state), metrics)
             if self.outage is not None:
                 self.trigger.restore(before)  # so that the next iteration asks again
-        state = replace(state, trigger=self.trigger.state())
+        state = await self.pipeline.advance(replace(state, trigger=self.trigger.state()))
         self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
+        return state
+
+    async def train(
+        self, state: RunState, batch: Batch, metrics: dict[str, float], before: Sequence[RolloutGroup] = ()
+    ) -> RunState:
+        """Reinforce with a batch and publish; adds its numbers to `metrics`.
+
+        The rollouts, and those that the iteration was trained on before, are written down while the learner works.
+        """
+        metrics |= staleness_metrics(batch.all, state.policy_version)
+        update, _ = await asyncio.gather(
+            self.reinforce(spread(batch.mixed, among=batch.groups)), self.write_down(state, [*before, *batch.all])
+        )
+        return await self.apply(state, update, metrics)
+
+    async def write_down(self, state: RunState, groups: Sequence[RolloutGroup]) -> None:
+        """All groups of an iteration into the run folder."""
+        self.folder.rollouts(state.iteration, groups)
+
+    async def drain(self, state: RunState, batch: Batch, metrics: dict[str, float]) -> RunState:
+        """Train on what is still being sampled as well, so that the patch leaves nothing behind that is older.
+
+        The trigger has decided without these groups; the window, the rollout file and metrics `drained/...` have them.
+        """
+        if not self.config.rollout.staleness:
+            return state
+        self.progress.phase("draining")
+        rest = await self.pipeline.drain(state)
+        if not rest.all:
+            return state
+        if self.asks_about_the_latest():
+            self.window.extend(rest.groups)
+        own = rollout_metrics(rest.groups)
+        state = await self.train(state, rest, own, before=batch.all)
+        metrics |= {f"drained/{name}": value for name, value in own.items()}
         return state
 
     async def apply(self, state: RunState, update: Update, metrics: dict[str, float]) -> RunState:
@@ -105,28 +154,31 @@ class Coordinator:
         return state
 
     def restore(self, state: RunState) -> None:
-        """Take trigger and window of a resumed run from its state and its rollout files."""
+        """Take data position, trigger and window of a resumed run from its state and its rollout files."""
+        self.pipeline.restore(state)
         if state.trigger:
             self.trigger.restore(state.trigger)
         first = max(1, state.window_start, state.iteration - self.config.trigger.patience + 1)
-        problems = {problem.id: problem for problem in self.problems.train}
         for iteration in range(first, state.iteration + 1):
-            self.window.add(self.folder.read_rollouts(iteration, problems))
+            self.window.add(self.folder.read_rollouts(iteration, self.problems.train))
 
-    async def sample(self, state: RunState, *, collecting: bool) -> tuple[list[RolloutGroup], list[RolloutGroup]]:
-        """Groups of training problems, and of the mixed-in ones; graded and written down."""
-        index = state.iteration - 1
-        problems = self.problems.train if collecting else self.batches.batch(index)
-        mixed = () if collecting else self.mixed.batch(index)
-        self.progress.phase("sampling", len(problems) + len(mixed))
-        groups = await self.ports.rollouts.sample(
-            [*problems, *mixed], self.config.rollout.n, Purpose.TRAIN, state.iteration
-        )
-        self.folder.rollouts(state.iteration, groups)
-        trained, solvable = groups[: len(problems)], groups[len(problems) :]
-        if self.config.schedule != "paper" or self.outage is None:  # else the whole training set waits for the oracle
-            self.window.add(trained)
-        return trained, solvable
+    async def sample(self, state: RunState, *, collecting: bool) -> Batch:
+        """Groups of training problems, and of the mixed-in ones; graded."""
+        rollout = self.config.rollout
+        if collecting:
+            problems = self.problems.train
+            self.progress.phase("sampling", len(problems))
+            batch = Batch(await self.ports.rollouts.sample(problems, rollout.n, Purpose.TRAIN, state.iteration), [])
+        else:
+            self.progress.phase("sampling", None if rollout.staleness else rollout.batch_size + rollout.mixed)
+            batch = await self.pipeline.take(state)
+        if self.asks_about_the_latest():
+            self.window.add(batch.groups)
+        return batch
+
+    def asks_about_the_latest(self) -> bool:
+        """False while the whole training set, sampled before (schedule: paper), waits for an oracle that was down."""
+        return self.config.schedule != "paper" or self.outage is None
 
     async def reinforce(self, groups: Sequence[RolloutGroup]) -> Update:
         """GRPO on the groups whose rewards differ (section 4.3, line 12)."""
@@ -200,12 +252,7 @@ class Coordinator:
     def report(self, state: RunState, metrics: Mapping[str, float]) -> None:
         """Metrics to the run folder, one line to the person."""
         self.folder.metrics(state.iteration, metrics)
-        self.progress.say(
-            f"Iteration {state.iteration}/{self.config.run.iterations}: "
-            f"reward {metrics['rollout/reward']:.3f}, unsolved {metrics['rollout/unsolved']:.0%}, "
-            f"no signal {metrics['rollout/zero_advantage']:.0%}, policy v{state.policy_version}, "
-            f"{metrics['time/iteration_s']:.0f} s"
-        )
+        self.progress.say(iteration_line(state, metrics, self.config))
 
     def is_last(self, state: RunState) -> bool:
         """Whether the run is over."""

@@ -1,4 +1,4 @@
-"""Grading that always comes back: math-verify and users' reward functions run in processes that can be killed."""
+"""Grading that always comes back: whatever judges answers runs in processes that can be killed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import asyncio
 import logging
 import math
 import pickle
-import resource
-import signal
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Literal
 
 from pebble import ProcessPool
 
+from int_ray.data.generated import gym_match
+from int_ray.processes import make_expendable
 from int_ray.rewards import exact_match, final_answer, math_match, outcome_of
 from int_ray.types import Completion, Outcome, Problem
 
 # True if the response (its text) solves the problem, False if not. A function of an importable module, since it runs in
 # processes of its own. It is not asked about responses that the token limit cut off.
 Reward = Callable[[Problem, str], bool]
+Named = Literal["exact", "math", "reasoning_gym"]  # problems.reward
 
-MEMORY_BYTES = 4 * 2**30  # what a process may take beyond what its imports took
 RESTART_S = 30.0  # longest time between two tasks: kill a process, start another, import
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class GraderPool:
     Example: `GraderPool("math", workers=2, timeout_s=10.0)`, `GraderPool(my_module.solves, workers=2, timeout_s=10.0)`
     """
 
-    def __init__(self, reward: Literal["exact", "math"] | Reward, workers: int, timeout_s: float) -> None:
+    def __init__(self, reward: Named | Reward, workers: int, timeout_s: float) -> None:
         if callable(reward):
             _check_picklable(reward)
         self.reward = reward
@@ -67,7 +67,7 @@ class GraderPool:
         if callable(self.reward):
             return None if completion.finished else Outcome.TRUNCATED
         outcome = outcome_of(problem.answer, completion, exact_match)
-        return None if outcome is Outcome.WRONG and self.reward == "math" else outcome
+        return None if outcome is Outcome.WRONG and self.reward != "exact" else outcome
 
     def _subject(self, completion: Completion) -> str:
         """What a process judges: the final answer, or for a user's function the whole response."""
@@ -75,7 +75,7 @@ class GraderPool:
 
     async def _judge(self, problem: Problem, subject: str) -> bool:
         """The verdict of a process. Raises what went wrong there, TimeoutError included."""
-        judge = partial(self.reward, problem) if callable(self.reward) else partial(math_match, problem.answer)
+        judge = self._judge_of(problem)
         self._unfinished += 1
         rounds = math.ceil(self._unfinished / self.workers)
         try:
@@ -84,6 +84,11 @@ class GraderPool:
             return await asyncio.wait_for(asyncio.wrap_future(future), rounds * (self.timeout_s + RESTART_S))
         finally:
             self._unfinished -= 1
+
+    def _judge_of(self, problem: Problem) -> Callable[[str], bool]:
+        if callable(self.reward):
+            return partial(self.reward, problem)
+        return partial(math_match, problem.answer) if self.reward == "math" else partial(gym_match, problem.id)
 
     def _living_pool(self) -> ProcessPool:
         """The pool; a new one if a process died while it had nothing to do, which breaks the whole pool."""
@@ -123,14 +128,10 @@ def _outcome(problem: Problem, verdict: bool | BaseException) -> Outcome:
 # From here on: what runs in the processes.
 
 
-def _prepare_process(reward: Literal["math"] | Reward) -> None:
-    """Import what grading needs (a user's module came with `reward`), then make the process safe to lose."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it even inside a long computation in C
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time limits are off
-    if reward == "math":
-        math_match("1", "2")
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, taken + MEMORY_BYTES))
+def _prepare_process(reward: Named | Reward) -> None:
+    """Import what grading needs (a user's module came with `reward`)."""
+    first_uses = {"math": partial(math_match, "1", "2"), "reasoning_gym": partial(import_module, "reasoning_gym")}
+    make_expendable(_prepared if callable(reward) else first_uses[reward])
 
 
 def _prepared() -> None:

@@ -143,8 +143,9 @@ def _free_port_here() -> str:
 
 
 async def _reserve_gpus(config: LearnerConfig) -> PlacementGroup:
-    """One GPU per rank, all or none, on as few nodes as possible."""
-    group = placement_group([{"GPU": 1}] * config.num_ranks, strategy="PACK")
+    """One GPU per rank, all or none, on as few nodes as possible; never on one that is labelled as spot."""
+    stays = [{"ray.io/market-type": "!spot"}] * config.num_ranks
+    group = placement_group([{"GPU": 1}] * config.num_ranks, strategy="PACK", bundle_label_selector=stays)
     missing = f"no {config.num_ranks} free GPUs for the learner: add GPUs or lower learner.num_ranks"
     try:
         await _within(config.startup_deadline_s, group.ready(), missing)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim import AdamW
 from transformers import PreTrainedModel
 
-from actors.fsdp import gather, scatter_like
+from int_ray.compute.sharding import gather, scatter_like
 
 
 def reference_folder(folder: Path) -> Path:
@@ -53,7 +53,10 @@ def load_moments(adamw: AdamW, model: PreTrainedModel, folder: Path) -> None:
     parameters = dict(model.named_parameters())
     for full_name, tensor in load_file(folder / "learner" / "optimizer.safetensors").items():
         name, key = full_name.rsplit("/", 1)
-        adamw.state[parameters[name]][key] = tensor if key == "step" else scatter_like(tensor, parameters[name])
+        parameter = parameters[name]
+        # The fused AdamW counts steps where the parameters are.
+        moment = tensor.to(parameter.device) if key == "step" else scatter_like(tensor, parameter)
+        adamw.state[parameter][key] = moment
 
 
 def _gather_all(named: Iterable[tuple[str, torch.Tensor]], is_main: bool) -> dict[str, torch.Tensor]:

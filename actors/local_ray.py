@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from pathlib import Path
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 
 # Ray's processes read it when they start, so it is set before `ray.init`.
 LOCAL_ENVIRONMENT = {
     # A killed actor takes its children along; otherwise vLLM's engine process survives it and keeps its memory.
     "RAY_process_group_cleanup_enabled": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # also silences a warning
     # Ray binds to the loopback interface only if the node's address is 127.0.0.1, and lets it be only where it takes
     # several nodes for impossible. Elsewhere every port is open to the network.
@@ -22,7 +25,7 @@ LOCAL_ENVIRONMENT = {
 
 
 def connect(address: str | None) -> bool:
-    """Connect to `address` or RAY_ADDRESS; without either start a local Ray that listens on 127.0.0.1 only.
+    """Connect to `address` or RAY_ADDRESS; without either start a local Ray, on 127.0.0.1 and with a new token.
 
     Returns whether it started one.
     """
@@ -30,8 +33,12 @@ def connect(address: str | None) -> bool:
     if address != "local":
         ray.init(address=address, logging_level=logging.WARNING)
         return False
-    os.environ |= LOCAL_ENVIRONMENT
-    ray_constants.ENABLE_RAY_CLUSTER = False  # this process read the variable when it imported Ray
+    # The token keeps out other users of this machine. Ray's processes inherit it, and it is written nowhere.
+    os.environ |= LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # This process read some of it when it imported Ray.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     # Workers and the processes that vLLM starts inherit it: they find the packages without an installation.
     root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))

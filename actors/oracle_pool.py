@@ -14,7 +14,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.rollout_engine import cause_of
+from actors.engine_client import cause_of
 from int_ray.errors import RunError
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles import StepOracle

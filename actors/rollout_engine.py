@@ -2,70 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.exceptions import RayError, RayTaskError
 
+from actors.engine_client import EngineDiedError, EngineGroup, Part, Sampling
 from actors.vllm_settings import engine_arguments, engine_environment
 from int_ray.config import ModelConfig, RolloutConfig
-from int_ray.errors import RunError
 from int_ray.training_config import LearnerConfig
-from int_ray.types import Completion, Logprobs, TokenIds
+from int_ray.types import TokenIds
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.logprobs import FlatLogprobs
-    from vllm.outputs import CompletionOutput
+    from vllm.outputs import CompletionOutput, RequestOutput
+    from vllm.v1.engine.output_processor import RequestOutputCollector
+
+CANARY_PRIORITY = -1  # before every rollout
+DRAIN_DEADLINE_S = 60.0  # for the tokens of one decoding step to be counted
 
 
-class EngineDiedError(RunError):
-    """A rollout engine is gone and must be spawned again; nothing it was sampling can be recovered."""
-
-
-def cause_of(error: RayError) -> str:
-    """What happened on the other side of a failed call, in one line."""
-    if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {str(error.cause).partition(chr(10))[0]}"
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How one request is decoded."""
+@dataclass
+class Running:
+    """A request that vLLM decodes."""
 
     n: int
-    max_tokens: int
-    temperature: float
-    top_p: float = 1.0
-    top_k: int = 0  # 0: no limit
-    seed: int = 0  # of sample 0; sample i has seed + i
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EngineGroup:
-    """The `n` samples of one request, flat, so that a group is one message with two buffers; N tokens in all."""
-
-    token_ids: TokenIds  # [N]
-    rollout_logprobs: Logprobs  # [N]
-    offsets: NDArray[np.int64]  # [n + 1], sample i is offsets[i]:offsets[i + 1]
-    texts: tuple[str, ...]  # without special tokens
-    finished: tuple[bool, ...]
-    seed: int  # of sample 0; sample i has seed + i
-    policy_version: int
-
-    def completions(self) -> list[Completion]:
-        """The samples, one by one."""
-        spans = itertools.pairwise(self.offsets)
-        return [
-            Completion(self.token_ids[start:end], self.rollout_logprobs[start:end], text, finished, self.seed + index)
-            for index, ((start, end), text, finished) in enumerate(zip(spans, self.texts, self.finished, strict=True))
-        ]
+    version: int  # of the policy, when it came in
+    switches: list[NDArray[np.int64]] = field(default_factory=list)  # see EngineGroup
 
 
 def vllm_parameters(sampling: Sampling) -> SamplingParams:
@@ -95,6 +66,9 @@ class RolloutEngine:
         self.rollout = rollout
         self.learner = learner
         self._policy_version = 0
+        self._running: dict[str, Running] = {}
+        self._admission = asyncio.Lock()  # held while a request enters, and from pause to resume
+        self._is_paused = False
         self._request_ids = map(str, itertools.count())
 
     async def start(self) -> None:
@@ -120,28 +94,36 @@ class RolloutEngine:
     async def canary(self, prompt_ids: TokenIds, seed: int) -> EngineGroup:
         """One sample of 16 tokens at the sampling temperature with nothing masked, as the learner can recompute it."""
         sampling = Sampling(n=1, max_tokens=16, temperature=self.rollout.temperature, seed=seed)
-        return await self._sample(prompt_ids.tolist(), sampling)
+        return await self._sample(prompt_ids.tolist(), sampling, CANARY_PRIORITY)
 
-    async def _sample(self, token_ids: list[int], sampling: Sampling) -> EngineGroup:
-        from vllm.v1.engine.exceptions import EngineDeadError
-
-        version = self._policy_version
-        parameters = vllm_parameters(sampling)
-        outputs: Sequence[CompletionOutput] = ()
+    async def _sample(self, token_ids: list[int], sampling: Sampling, priority: int = 0) -> EngineGroup:
+        request_id = next(self._request_ids)
         try:
-            async for result in self._llm.generate(
-                {"prompt_token_ids": token_ids}, parameters, next(self._request_ids)
-            ):
-                outputs = result.outputs
-        except EngineDeadError as error:
-            raise EngineDiedError("vLLM's engine process died; its log says why") from error
-        if self._policy_version != version:
-            raise RuntimeError(f"weights changed from version {version} to {self._policy_version} while sampling")
+            with death_as_error():
+                async with self._admission:
+                    running = self._running[request_id] = Running(sampling.n, self._policy_version)
+                    collector = await self._add(request_id, token_ids, sampling, priority)
+                outputs = cast("RequestOutput", await collector.get()).outputs
+        except asyncio.CancelledError:
+            await self._llm.abort(request_id)  # its tokens would be decoded for nobody
+            raise
+        finally:
+            self._running.pop(request_id, None)
         if unexpected := {output.finish_reason for output in outputs} - {"stop", "length"}:
             raise RuntimeError(f"vLLM ended a sample for another reason than its end or its limit: {unexpected}")
-        return self._pack(outputs, sampling.seed, version)
+        return self._pack(outputs, sampling.seed, running)
 
-    def _pack(self, outputs: Sequence[CompletionOutput], seed: int, policy_version: int) -> EngineGroup:
+    async def _add(
+        self, request_id: str, token_ids: list[int], sampling: Sampling, priority: int
+    ) -> RequestOutputCollector:
+        from vllm.inputs import tokens_input
+
+        priority = priority if self.rollout.staleness else 0  # without staleness nothing else is decoded
+        return await self._llm.add_request(
+            request_id, tokens_input(token_ids), vllm_parameters(sampling), priority=priority
+        )
+
+    def _pack(self, outputs: Sequence[CompletionOutput], seed: int, running: Running) -> EngineGroup:
         ids = [np.asarray(output.token_ids, np.int32) for output in outputs]
         logprobs = [np.asarray(cast("FlatLogprobs", output.logprobs).logprobs, np.float32) for output in outputs]
         return EngineGroup(
@@ -151,16 +133,29 @@ class RolloutEngine:
             tuple(self._tokenizer.batch_decode(ids, skip_special_tokens=True)),
             tuple(output.finish_reason == "stop" for output in outputs),
             seed,
-            policy_version,
+            running.version,
+            tuple(running.switches),
         )
 
-    async def policy_version(self) -> int:
-        """Version of the weights that sample now."""
-        return self._policy_version
-
     async def pause(self) -> None:
-        """Stop decoding: new weights are coming."""
-        await self._llm.pause_generation(mode="keep")
+        """Stop decoding and forget what is cached: new weights are coming. Requests wait for `resume`."""
+        if not self._is_paused:  # it still is when the last change of weights failed halfway
+            await self._admission.acquire()
+            self._is_paused = True
+        with death_as_error():
+            await self._llm.pause_generation(mode="keep")
+
+    async def sleep(self) -> None:
+        """Give the GPU memory back: weights wait in CPU memory, the cache is dropped. Nothing on CPU."""
+        if self.learner.device == "cuda":
+            with death_as_error():
+                await self._llm.sleep(level=1, mode="keep")
+
+    async def wake(self, part: Part) -> None:
+        """Take a part of the memory again; decoding goes on with the last one. Nothing on CPU."""
+        if self.learner.device == "cuda":
+            with death_as_error():
+                await self._llm.wake_up([part])
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Open the channel that new weights come through."""
@@ -183,12 +178,50 @@ class RolloutEngine:
         await self._llm.finish_weight_update()
 
     async def resume(self, policy_version: int) -> None:
-        """Forget what the old weights cached, stamp the new version, decode again."""
-        if not await self._llm.reset_prefix_cache():
-            raise RuntimeError("a request still holds the key-value cache of the old weights")
-        self._policy_version = policy_version
-        await self._llm.resume_generation()
+        """Stamp the new version and decode on, what was running too."""
+        with death_as_error():
+            if not await self._llm.reset_prefix_cache():
+                raise RuntimeError("a request still holds the key-value cache of the old weights")
+            tokens = await self._tokens_so_far()
+            for request_id, running in self._running.items():
+                running.switches += [tokens[request_id]] * (policy_version - self._policy_version)
+            self._policy_version = policy_version
+            await self._llm.resume_generation()
+        if self._is_paused:
+            self._is_paused = False
+            self._admission.release()
+
+    async def _tokens_so_far(self) -> dict[str, NDArray[np.int64]]:
+        """How many tokens the samples of each running request have while vLLM is paused; [n] each.
+
+        vLLM's answer to the pause came after all earlier tokens, so they are in its output queue at least, and what is
+        taken from there is counted at once (see VLLM_V1_OUTPUT_PROC_CHUNK_SIZE in actors/vllm_settings.py).
+        """
+        llm: Any = self._llm
+        until = time.monotonic() + DRAIN_DEADLINE_S
+        while not llm.engine_core.outputs_queue.empty():
+            if time.monotonic() > until:
+                raise TimeoutError(f"waited {DRAIN_DEADLINE_S:g} s for vLLM to take in the tokens of its last step")
+            await asyncio.sleep(0.001)
+        states, ids = llm.output_processor.request_states, llm.output_processor.external_req_ids
+        tokens = {}
+        for request_id, running in self._running.items():
+            tokens[request_id] = np.full(running.n, self.model.max_length, np.int64)  # vLLM has forgotten ended samples
+            for state in (states[one] for one in ids.get(request_id, ())):
+                tokens[request_id][state.request_index] = state.detokenizer.num_output_tokens()
+        return tokens
 
     async def close(self) -> None:
         """End vLLM's processes."""
         self._llm.shutdown()
+
+
+@contextmanager
+def death_as_error() -> Iterator[None]:
+    """Raise EngineDiedError where vLLM's process is gone."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDiedError("vLLM's engine process died; its log says why") from error

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
-import ray
-from ray import ObjectRef
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.rollout_engine import EngineDiedError, EngineGroup, RolloutEngine, Sampling, cause_of
-from int_ray.config import ModelConfig, RolloutConfig
+from actors.engine_client import EngineCallError, EngineDiedError, EngineGroup, Sampling
+from actors.fleet import Fleet, Member
+from int_ray.config import RolloutConfig
 from int_ray.ports import Grader, Progress
 from int_ray.seeds import sample_seed
-from int_ray.training_config import LearnerConfig
 from int_ray.types import Completion, Intervention, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
 
 T = TypeVar("T")
 
-CLOSE_DEADLINE_S = 5.0
 NO_PREFIX: TokenIds = np.array([], np.int32)
 
 
@@ -37,32 +28,31 @@ class Call:
 
     sampling: Sampling  # seed and room are each request's own
     purpose: Purpose
-    version: int  # of the policy
-    gate: asyncio.Semaphore
+    version: int  # of the policy, when the call came
 
 
 class RolloutPool:
     """Implements the ports Rollouts and Policy. `encode_prompt` applies the chat template.
 
-    The first failure ends a call, along with all that the engines still decode for it.
+    What a dead engine was sampling is sampled again by another one, with the same seeds. Any other failure ends its
+    call, along with all that the engines still decode for it.
     """
 
     def __init__(
         self,
-        engines: Sequence[ActorHandle],
+        fleet: Fleet,
         grader: Grader,
         encode_prompt: Callable[[Problem], TokenIds],
         config: RolloutConfig,
         run_seed: int,
         progress: Progress,
     ) -> None:
-        self.engines = engines
+        self.fleet = fleet
         self.grader = grader
         self.encode_prompt = encode_prompt
         self.config = config
         self.run_seed = run_seed
         self.progress = progress
-        self._in_flight = [0] * len(engines)  # requests
 
     async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
         """`n` rollouts per problem, groups in the order of `problems`."""
@@ -87,7 +77,7 @@ class RolloutPool:
         self, prompts: Sequence[TokenIds], temperature: float, top_p: float, max_tokens: int, seed: int
     ) -> list[Completion]:
         """One response per prompt, in order; an empty unfinished one where the prompt leaves no room for any."""
-        call = await self._call(Sampling(1, max_tokens, temperature, top_p), Purpose.ANSWER)
+        call = Call(Sampling(1, max_tokens, temperature, top_p), Purpose.ANSWER, self.fleet.policy_version)
         seeds = self._seeds(call, seed, [("", prompt) for prompt in prompts])
         answers = (
             self._sampled(call, "write an answer", prompt, NO_PREFIX, seed)
@@ -102,14 +92,9 @@ class RolloutPool:
     async def _sample_all(
         self, starts: Sequence[Start], sampling: Sampling, purpose: Purpose, round_: int
     ) -> list[RolloutGroup]:
-        call = await self._call(sampling, purpose)
+        call = Call(sampling, purpose, self.fleet.policy_version)
         seeds = self._seeds(call, round_, [(start.problem.id, start.prefix_ids) for start in starts])
         return await all_or_none(self._group(call, start, seed) for start, seed in zip(starts, seeds, strict=True))
-
-    async def _call(self, sampling: Sampling, purpose: Purpose) -> Call:
-        # Twice what the engines decode at once: they never run dry, and none hoards what another could take.
-        gate = asyncio.Semaphore(len(self.engines) * math.ceil(2 * self.config.max_num_seqs / sampling.n))
-        return Call(sampling, purpose, await self._policy_version(), gate)
 
     def _seeds(self, call: Call, round_: int, starts: Sequence[tuple[str, TokenIds]]) -> Iterator[int]:
         """One seed per (problem id, first tokens), another one each time that the same is asked for again."""
@@ -121,18 +106,6 @@ class RolloutPool:
             yield sample_seed(self.run_seed, call.purpose, round_, version, problem_id, token_ids, asked[key])
             asked[key] += 1
 
-    async def _policy_version(self) -> int:
-        """The version that all engines are at."""
-        versions = await asyncio.gather(
-            *(
-                self._answer(index, "say its policy version", engine.policy_version.remote())
-                for index, engine in enumerate(self.engines)
-            )
-        )
-        if len(set(versions)) != 1:
-            raise RuntimeError(f"rollout engines are at different policy versions {versions}: publish weights first")
-        return versions[0]
-
     async def _group(self, call: Call, start: Start, seed: int) -> RolloutGroup:
         what = f"sample {call.sampling.n} rollouts of problem {start.problem.id}"
         sampled = await self._sampled(call, what, start.prompt_ids, start.prefix_ids, seed)
@@ -140,48 +113,44 @@ class RolloutPool:
         outcomes = await self.grader.grade(start.problem, completions)
         if call.purpose is not Purpose.EXPLORE:  # an oracle counts its attempts
             self.progress.advance()
-        rollouts = tuple(
-            Rollout(completion, outcome, call.version)
-            for completion, outcome in zip(completions, outcomes, strict=True)
-        )
+        versions = sampled.policy_versions()
+        rollouts = tuple(Rollout(*one) for one in zip(completions, outcomes, versions, strict=True))
         return RolloutGroup(start.problem, start.prompt_ids, start.prefix_ids, rollouts)
 
     async def _sampled(
         self, call: Call, what: str, prompt_ids: TokenIds, prefix_ids: TokenIds, seed: int
     ) -> EngineGroup:
+        """From the first engine that lives to the end of the request."""
         sampling = replace(call.sampling, seed=seed, max_tokens=call.sampling.max_tokens - len(prefix_ids))
-        async with self._least_busy(call.gate) as index:
-            request = self.engines[index].sample_group.remote(prompt_ids, prefix_ids, sampling)
-            sampled: EngineGroup = await self._answer(index, what, request)
-        if sampled.policy_version != call.version:
-            raise RuntimeError(f"weights changed to version {sampled.policy_version} while sampling {call.version}")
-        return sampled
+        while True:
+            async with self.fleet.least_busy(sampling.n) as member:
+                request = member.engine.sample_group(prompt_ids, prefix_ids, sampling)
+                try:
+                    sampled = await self._answer(member, what, request)
+                except EngineDiedError as error:
+                    self.fleet.lose(member, error)
+                    continue
+            self._check_version(call, member, sampled)
+            return sampled
 
-    @asynccontextmanager
-    async def _least_busy(self, gate: asyncio.Semaphore) -> AsyncIterator[int]:
-        """Index of the engine with the fewest requests in flight, once the gate lets another one in."""
-        async with gate:
-            index = self._in_flight.index(min(self._in_flight))
-            self._in_flight[index] += 1
-            try:
-                yield index
-            finally:
-                self._in_flight[index] -= 1
+    def _check_version(self, call: Call, member: Member, sampled: EngineGroup) -> None:
+        """Without staleness a group is of the version that its call came at, and of no other."""
+        versions = {sampled.policy_version, sampled.policy_version + len(sampled.switches)}
+        if self.config.staleness == 0 and versions != {call.version}:
+            raise RuntimeError(
+                f"{member.name} sampled with policy version {max(versions)} where {call.version} was asked for"
+            )
 
-    async def _answer(self, index: int, what: str, request: ObjectRef[T]) -> T:
-        """An engine's answer. Raises EngineDiedError, TimeoutError, or RuntimeError for any other failure."""
+    async def _answer(self, member: Member, what: str, request: Awaitable[T]) -> T:
+        """An engine's answer. Raises EngineDiedError, TimeoutError, or EngineCallError for any other failure."""
         try:
-            return await asyncio.wait_for(request, self.config.deadline_s)
-        except RayError as error:
-            kind = EngineDiedError if isinstance(error, RayActorError | EngineDiedError) else RuntimeError
-            raise kind(f"rollout engine {index} could not {what}: {cause_of(error)}") from error
-        except asyncio.CancelledError:
-            ray.cancel(request)  # its tokens would be decoded for nobody
-            raise
+            async with asyncio.timeout(self.config.deadline_s):
+                return await request
+        except (EngineDiedError, EngineCallError) as error:
+            raise type(error)(f"{member.name} could not {what}: {error}") from error
         except TimeoutError:
-            ray.cancel(request)
             waited = f"{self.config.deadline_s:g} s (rollout.deadline_s)"
-            raise TimeoutError(f"waited {waited} for rollout engine {index} to {what}") from None
+            raise TimeoutError(f"waited {waited} for {member.name} to {what}") from None
 
 
 async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -192,44 +161,3 @@ async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
-
-
-async def spawn_engines(
-    model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig, shared: PlacementGroup | None = None
-) -> list[ActorHandle]:
-    """Start all engines side by side, with weight_sync: ipc on the learner's `shared` GPU.
-
-    Raises EngineDiedError or TimeoutError, with none of them left.
-    """
-    own = {"num_gpus": rollout.tensor_parallel_size if learner.device == "cuda" else 0}
-    beside = {"num_gpus": 0.5, "scheduling_strategy": PlacementGroupSchedulingStrategy(shared)} if shared else {}
-    spawn: Any = ray.remote(RolloutEngine).options(
-        num_cpus=0,
-        max_concurrency=2 * rollout.max_num_seqs + 16,  # groups of one sample, and calls of the weight sync beside them
-        **own | beside,
-    )
-    engines: list[ActorHandle] = [spawn.remote(model, rollout, learner) for _ in range(rollout.num_engines)]
-    deadline = rollout.startup_deadline_s
-    async with AsyncExitStack() as undo:
-        undo.push_async_callback(close_engines, engines)
-        try:
-            async with asyncio.timeout(deadline):
-                await asyncio.gather(*(engine.start.remote() for engine in engines))
-        except RayError as error:
-            raise EngineDiedError(f"a rollout engine did not start: {cause_of(error)}") from error
-        except TimeoutError:
-            waited = f"{deadline:g} s (rollout.startup_deadline_s)"
-            raise TimeoutError(f"waited {waited} for {len(engines)} rollout engine(s) to start") from None
-        undo.pop_all()
-    return engines
-
-
-async def close_engines(engines: Sequence[ActorHandle]) -> None:
-    """End the engines and vLLM's processes; one that does not answer is killed, and takes them along."""
-    answers = [asyncio.wrap_future(engine.close.remote().future()) for engine in engines]
-    await asyncio.wait(answers, timeout=CLOSE_DEADLINE_S)
-    for answer in answers:
-        if not answer.cancel():
-            answer.exception()  # whatever it was, the engine is killed next
-    for engine in engines:
-        ray.kill(engine)

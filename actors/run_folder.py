@@ -3,7 +3,7 @@
 Iterations count from 1 in every name and row; 0 is what there was before the first.
 
 config.yaml  journal.jsonl  metrics.jsonl  tensorboard/  rollouts/  interventions/  evaluations/  checkpoints/
-quarantine_*.jsonl  summary.json  report.html  oracle_calls.jsonl  oracle_answers.jsonl
+quarantine_*.jsonl  summary.json  report.html  trace.json  oracle_calls.jsonl  oracle_answers.jsonl
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ class RunFolder:
         """All groups of one iteration."""
         _write_lines(self._rollout_file(iteration), map(group_record, groups))
 
-    def read_rollouts(self, iteration: int, problems: Mapping[str, Problem]) -> list[RolloutGroup]:
+    def read_rollouts(self, iteration: int, problems: Iterable[Problem]) -> list[RolloutGroup]:
         """What `rollouts` wrote, without log-probs; nothing if it is gone, and only problems that are still given."""
         path = self._rollout_file(iteration)
         records = read_json_lines(path) if path.exists() else []
+        ids = {record["problem_id"] for record in records}
+        sampled = {problem.id: problem for problem in problems if problem.id in ids} if ids else {}
         return [
-            read_group(record, problems[record["problem_id"]]) for record in records if record["problem_id"] in problems
+            read_group(record, sampled[record["problem_id"]]) for record in records if record["problem_id"] in sampled
         ]
 
     def _rollout_file(self, iteration: int) -> Path:
@@ -96,15 +98,15 @@ class RunFolder:
 
 def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file."""
-    _replace(path, json.dumps(content, indent=1) + "\n")
+    replace_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    _replace(path, "".join(json.dumps(record) + "\n" for record in records))
+    replace_file(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def _replace(path: Path, text: str) -> None:
-    """In one step, so that a reader never sees half of it, nor does a crash leave it."""
+def replace_file(path: Path, text: str) -> None:
+    """Write a text file in one step, so that a reader never sees half of it, nor does a crash leave it."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""`summary.json`: the figures that a person sees at the end of a run."""
+"""What a person is told: a line per iteration, and `summary.json` with the figures of a whole run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from actors.run_folder import RunFolder
+from int_ray.config import Config
 from int_ray.oracles.spending import read_spend
 from int_ray.report.run_files import read_run
+from int_ray.timeline import idleness, read_spans
 from int_ray.types import RunState
 
 ROUND_COUNTS = ("problems", "attempts", "tested", "kept")
+
+
+def iteration_line(state: RunState, metrics: Mapping[str, float], config: Config) -> str:
+    """How an iteration went."""
+    parts = [
+        f"reward {metrics['rollout/reward']:.3f}",
+        f"unsolved {metrics['rollout/unsolved']:.0%}",
+        f"no signal {metrics['rollout/zero_advantage']:.0%}",
+        f"policy v{state.policy_version}",
+    ]
+    if config.rollout.staleness and "rollout/staleness_max" in metrics:  # not where nothing is reinforced
+        mean, most = metrics["rollout/staleness_mean"], metrics["rollout/staleness_max"]
+        parts.append(f"staleness {mean:.1f} (max {most:.0f})")
+    parts.append(f"{metrics['time/iteration_s']:.0f} s")
+    return f"Iteration {state.iteration}/{config.run.iterations}: {', '.join(parts)}"
 
 
 def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mapping[str, float]) -> dict[str, Any]:
@@ -33,7 +50,15 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
         "oracle": _spent(folder.path / "oracle_calls.jsonl"),
         "evaluation": _before_and_after(folder.scores()),
         "seconds": {name: round(value, 1) for name, value in phases.items()},
+        "idle": _idle(folder.path / "trace.json"),
     }
+
+
+def _idle(path: Path) -> dict[str, Any]:
+    """How long neither an engine nor the learner worked, start-up left out, and what went on meanwhile."""
+    idle = idleness(read_spans(path))
+    causes = {cause: round(seconds, 1) for cause, seconds in idle.by_cause.items()}
+    return {"share": round(idle.share, 4), "of_seconds": round(idle.seconds, 1), "seconds": causes}
 
 
 def _spent(path: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def engine_environment(model: ModelConfig, rollout: RolloutConfig, learner: Lear
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         "VLLM_ENGINE_READY_TIMEOUT_S": str(round(rollout.startup_deadline_s)),
         "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS": "1",  # its workers have nothing to save, and take all of it
+        # The tokens of one step are taken in at once, so that they can be counted exactly when decoding is paused.
+        "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": str(rollout.max_num_seqs),
     }
     if Path(model.path).is_dir():
         variables["HF_HUB_OFFLINE"] = "1"
@@ -43,8 +45,6 @@ def engine_environment(model: ModelConfig, rollout: RolloutConfig, learner: Lear
 
 def engine_arguments(model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> dict[str, Any]:
     """Keyword arguments of vLLM's AsyncEngineArgs."""
-    from vllm.config import WeightTransferConfig
-
     arguments: dict[str, Any] = {
         "model": model.path,
         "revision": model.revision,
@@ -57,11 +57,19 @@ def engine_arguments(model: ModelConfig, rollout: RolloutConfig, learner: Learne
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "weight_transfer_config": WeightTransferConfig(backend=TRANSFER_BACKENDS[learner.weight_sync]),
+        "weight_transfer_config": {"backend": TRANSFER_BACKENDS[learner.weight_sync]},
         "worker_extension_cls": WORKER_EXTENSIONS[learner.weight_sync],
     }
+    if rollout.staleness > 0:
+        arguments["scheduling_policy"] = "priority"  # the canary goes before the rollouts that are running
     if learner.device == "cuda":
-        return arguments | {"gpu_memory_utilization": rollout.gpu_memory_utilization}
+        return arguments | {
+            "gpu_memory_utilization": rollout.gpu_memory_utilization,
+            "distributed_executor_backend": "mp"
+            if rollout.tensor_parallel_size > 1
+            else "uni",  # never Ray's: own actors
+            "enable_sleep_mode": learner.weight_sync == "ipc" and rollout.sleep,
+        }
     return arguments | {
         "enforce_eager": True,
         "enable_chunked_prefill": False,  # it kills a CPU engine whose requests are seeded

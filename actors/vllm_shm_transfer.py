@@ -29,7 +29,10 @@ class SharedMemoryInit(WeightTransferInitInfo):
 
 @dataclass
 class SharedMemoryUpdate(WeightTransferUpdateInfo):
-    """Nothing: the new weights lie where the old ones lay."""
+    """Which of the parameters are new: `first` to `end`, without it. They lie where the old ones lay."""
+
+    first: int
+    end: int
 
 
 class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpdate]):
@@ -54,9 +57,9 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
-        """Load every parameter from the file."""
+        """Load some parameters from the file."""
         model: Any = self.model
-        model.load_weights(self._weights)
+        model.load_weights(self._weights[update_info.first : update_info.end])
 
     def finish_weight_update(self) -> None:
         """Repack what is left, and the output head that shares the input embedding's weight.

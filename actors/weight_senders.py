@@ -6,11 +6,13 @@ import errno
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+import numpy as np
 import ray
 import torch
 from ray.actor import ActorHandle
@@ -22,6 +24,7 @@ from actors.ipc_handles import to_plain
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine, WeightSource
 
+PART_BYTES = 2**26  # engines load this much while the next so much is copied
 ALIGNMENT = 64  # bytes; parameters start at multiples of it, so that they can be viewed as any dtype
 
 
@@ -65,13 +68,17 @@ class FullWeights:
         return [Parameter(name, self.dtype, tuple(parameter.shape)) for name, parameter in named]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.model.named_parameters():
-            weight = parameter.detach()
-            full = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        for name, full in self.uncast():
             yield name, full.to(self.dtype)
 
+    def uncast(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The same in the learner's dtype."""
+        for name, parameter in self.model.named_parameters():
+            weight = parameter.detach()
+            yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
 
-class EngineClient:
+
+class UpdateClient:
     """Calls every engine and waits for all, with a deadline. Has the shape of vLLM's VLLMWeightSyncClient."""
 
     def __init__(self, engines: Sequence[ActorHandle], workers_per_engine: int, deadline_s: float) -> None:
@@ -94,6 +101,10 @@ class EngineClient:
         """Make every engine ready for new weights."""
         self._call("start_weight_update")
 
+    def begin_update(self, update_info: dict[str, Any]) -> Callable[[], None]:
+        """Have every engine read some weights; calling the result waits for all of them."""
+        return self._begin("update_weights", [update_info for _ in self.engines])
+
     def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Have every engine read the weights."""
         if isinstance(update_info, dict) and "ipc_handles" in update_info:
@@ -105,12 +116,19 @@ class EngineClient:
         self._call("finish_weight_update")
 
     def _call(self, method: str, arguments: Sequence[object] | None = None) -> None:
+        self._begin(method, arguments)()
+
+    def _begin(self, method: str, arguments: Sequence[object] | None = None) -> Callable[[], None]:
         each = [()] * len(self.engines) if arguments is None else [(argument,) for argument in arguments]
         calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, each, strict=True)]
-        try:
-            ray.get(calls, timeout=self.deadline_s)
-        except GetTimeoutError:
-            raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
+
+        def wait() -> None:
+            try:
+                ray.get(calls, timeout=self.deadline_s)
+            except GetTimeoutError:
+                raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
+
+        return wait
 
 
 class SharedMemorySender:
@@ -119,23 +137,31 @@ class SharedMemorySender:
     The file is unlinked once all have mapped it, so that its memory goes with the processes, however they end.
     """
 
-    def __init__(self, client: EngineClient, dtype: str) -> None:
+    def __init__(self, client: UpdateClient, dtype: str) -> None:
         self.client = client
         self.dtype = dtype
         self._slots: list[torch.Tensor] = []  # views of the file, one per parameter
 
     def send(self, model: torch.nn.Module, is_main: bool) -> None:
-        """Gather on all ranks; on rank 0 copy into the file and have the engines load it."""
+        """Gather on all ranks; on rank 0 copy into the file. The engines load each part while the next is copied."""
         weights = FullWeights(model, self.dtype)
-        if is_main and not self._slots:
+        if not is_main:
+            deque(weights.uncast(), maxlen=0)
+            return
+        if not self._slots:
             self._slots = self._open(weights.metadata())
-        for index, (_, weight) in enumerate(weights):
-            if is_main:
-                self._slots[index].copy_(weight)
-        if is_main:
-            self.client.start_weight_update()
-            self.client.update_weights({})
-            self.client.finish_weight_update()
+        self.client.start_weight_update()
+        loading: list[Callable[[], None]] = []
+        first, num_bytes = 0, 0
+        for index, (_, weight) in enumerate(weights.uncast()):
+            copy_weight(weight, self._slots[index])
+            num_bytes += self._slots[index].nbytes
+            if num_bytes >= PART_BYTES or index == len(self._slots) - 1:
+                loading.append(self.client.begin_update({"first": first, "end": index + 1}))
+                first, num_bytes = index + 1, 0
+        for wait in loading:
+            wait()
+        self.client.finish_weight_update()
 
     def _open(self, parameters: Sequence[Parameter]) -> list[torch.Tensor]:
         sizes = [-(-parameter.num_bytes // ALIGNMENT) * ALIGNMENT for parameter in parameters]
@@ -157,6 +183,14 @@ class SharedMemorySender:
         ]
 
 
+def copy_weight(weight: torch.Tensor, slot: torch.Tensor) -> None:
+    """Copy, casting in the same pass where the dtypes differ; where they do not, memcpy is twice as fast as torch."""
+    if weight.dtype == slot.dtype and weight.is_contiguous():
+        np.copyto(slot.flatten().view(torch.uint8).numpy(), weight.flatten().view(torch.uint8).numpy())
+    else:
+        slot.copy_(weight)
+
+
 def allocate(descriptor: int, num_bytes: int) -> None:
     """Reserve and touch a file's pages: a full /dev/shm is an OSError here, and would be a SIGBUS at a later write."""
     try:
@@ -172,7 +206,7 @@ def allocate(descriptor: int, num_bytes: int) -> None:
 class NativeSender:
     """vLLM's own trainer side: NCCL broadcast to other GPUs, or CUDA IPC to engines on the learner's GPUs."""
 
-    def __init__(self, client: EngineClient, dtype: str, backend: Literal["nccl", "ipc"]) -> None:
+    def __init__(self, client: UpdateClient, dtype: str, backend: Literal["nccl", "ipc"]) -> None:
         self.client = client
         self.dtype = dtype
         self.backend = backend

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from actors.rollout_engine import EngineGroup, cause_of
-from actors.weight_senders import EngineClient, NativeSender, SharedMemorySender, WeightSender
+from actors.engine_client import Engine, EngineCallError, EngineDiedError, RemoteEngine, cause_of
+from actors.fleet import Fleet, Member
+from actors.weight_senders import NativeSender, SharedMemorySender, UpdateClient, WeightSender
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.errors import RunError
 from int_ray.training_config import LearnerConfig
@@ -41,61 +41,75 @@ class SendingLearner(Protocol):
         ...
 
 
-def weight_sender(
-    engines: Sequence[ActorHandle], model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig
-) -> WeightSender:
-    """The strategy that `learner.weight_sync` names."""
-    client = EngineClient(engines, rollout.tensor_parallel_size, learner.deadline_s)
+def weight_sender(fleet: Fleet, model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> WeightSender:
+    """The strategy that `learner.weight_sync` names, for the engines that are left."""
+    handles = [cast(RemoteEngine, member.engine).handle for member in fleet.members]
+    client = UpdateClient(handles, rollout.tensor_parallel_size, learner.deadline_s)
     if learner.weight_sync == "shm":
         return SharedMemorySender(client, model.dtype)
     return NativeSender(client, model.dtype, learner.weight_sync)
 
 
 class EngineWeightSync:
-    """Implements the WeightSync port. `sender` goes to the learner's ranks at the first `publish`."""
+    """Implements the WeightSync port. A sender of `new_sender` goes to the learner's ranks at the first `publish`, and
+    another one whenever an engine was lost.
+    """
 
     def __init__(
         self,
-        engines: Sequence[ActorHandle],
+        fleet: Fleet,
         learner: SendingLearner,
-        sender: WeightSender,
+        new_sender: Callable[[], WeightSender],
         canary_prompt: TokenIds,
         temperature: float,
         config: LearnerConfig,
     ) -> None:
-        self.engines = engines
+        self.fleet = fleet
         self.learner = learner
-        self.sender = sender
+        self.new_sender = new_sender
         self.canary_prompt = canary_prompt
         self.temperature = temperature
         self.config = config
-        # bfloat16 engines round differently from the learner.
-        self.tolerance = config.canary_tolerance or (1e-3 if sender.dtype == "float32" else 0.1)
-        self._is_open = False
+        self._tolerance = 0.0
+        self._opened_for: list[Member] = []  # the engines that the learner's sender knows
 
     async def publish(self, policy_version: int) -> Mapping[str, float]:
-        """Bring the learner's weights to every engine as `policy_version` and check them. Raises WeightSyncError."""
+        """Bring the learner's weights to every engine as `policy_version` and check them.
+
+        Raises WeightSyncError, or EngineDiedError once weights are on their way.
+        """
         started = time.monotonic()
-        if not self._is_open:
+        await asyncio.gather(*map(self._pause, self.fleet.members))
+        if self._opened_for != self.fleet.members:
             await self._within_deadline("the learner to open its weight sender", self._open())
-        await self._on_engines("pause")
         await self._within_deadline("the learner to send its weights", self.learner.send_weights())
-        await self._on_engines("resume", policy_version)
+        await self._on_engines("resume", lambda engine: engine.resume(policy_version))
         error = await self._canary_error(policy_version)
-        if not error <= self.tolerance:  # NaN is an error too
+        if not error <= self._tolerance:  # NaN is an error too
             raise WeightSyncError(
                 f"weights version {policy_version}: engine and learner differ by {error:.2g} in a token's log-prob "
-                f"(learner.canary_tolerance: {self.tolerance:.2g}); the engines do not run these weights"
+                f"(learner.canary_tolerance: {self._tolerance:.2g}); the engines do not run these weights"
             )
+        self.fleet.policy_version = policy_version
         return {"sync/seconds": time.monotonic() - started, "sync/canary_error": error}
 
+    async def _pause(self, member: Member) -> None:
+        """Pause an engine, or go on without it if it is dead and others are left."""
+        try:
+            await self._within_deadline(f"{member.name} to pause", member.engine.pause())
+        except EngineDiedError as error:
+            self.fleet.lose(member, error)
+
     async def _open(self) -> None:
-        await self.learner.open_weight_sender(self.sender)
-        self._is_open = True
+        members, sender = list(self.fleet.members), self.new_sender()
+        await self.learner.open_weight_sender(sender)
+        # bfloat16 engines round differently from the learner.
+        self._tolerance = self.config.canary_tolerance or (1e-3 if sender.dtype == "float32" else 0.1)
+        self._opened_for = members
 
     async def _canary_error(self, policy_version: int) -> float:
         """Largest log-prob difference over all engines. Engines with equal weights mostly draw the same canary."""
-        canaries: list[EngineGroup] = await self._on_engines("canary", self.canary_prompt, policy_version)
+        canaries = await self._on_engines("sample", lambda engine: engine.canary(self.canary_prompt, policy_version))
         recomputed: dict[bytes, Logprobs] = {}
         errors = []
         for canary in canaries:
@@ -108,16 +122,18 @@ class EngineWeightSync:
             errors.append(float(np.abs(canary.rollout_logprobs - expected).max()))
         return max(errors)
 
-    async def _on_engines(self, method: str, *arguments: object) -> list[EngineGroup]:
-        calls = (
-            self._within_deadline(f"rollout engine {index} in {method}", getattr(engine, method).remote(*arguments))
-            for index, engine in enumerate(self.engines)
+    async def _on_engines(self, what: str, call: Callable[[Engine], Awaitable[T]]) -> list[T]:
+        return await asyncio.gather(
+            *(self._within_deadline(f"{member.name} to {what}", call(member.engine)) for member in self.fleet.members)
         )
-        return await asyncio.gather(*calls)
 
     async def _within_deadline(self, what: str, call: Awaitable[T]) -> T:
         try:
             return await asyncio.wait_for(call, self.config.deadline_s)
+        except EngineDiedError as error:
+            raise EngineDiedError(f"weight sync failed while waiting for {what}: {error}") from error
+        except EngineCallError as error:
+            raise WeightSyncError(f"weight sync failed while waiting for {what}: {error}") from error
         except RayError as error:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {cause_of(error)}") from error
         except TimeoutError:

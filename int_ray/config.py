@@ -9,10 +9,12 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
 from pydantic_core import PydanticCustomError
 
+from int_ray.benchmark_catalogue import look_up
 from int_ray.config_section import Section
+from int_ray.data_config import EvaluationSources, ProblemsConfig
 from int_ray.oracle_config import OracleConfig
 from int_ray.training_config import LearnerConfig, PatchConfig, ReinforceConfig
 
@@ -32,33 +34,6 @@ class ModelConfig(Section):
         default_factory=dict, description="Extra arguments of the chat template, such as {enable_thinking: true}."
     )
     thinking_end: str | None = Field(default=None, description="Text that closes the thinking part, such as </think>.")
-
-
-class Columns(Section):
-    """Which column of the data holds what."""
-
-    id: str | None = Field(default=None, description="Row id; default: the row number.")
-    question: str = "problem"
-    answer: str = "answer"
-    solution: str | None = Field(default="solution", description="Reference solution for the oracle; may be absent.")
-
-
-class ProblemsConfig(Section):
-    """Training problems and how their answers are judged."""
-
-    train: str = Field(description="JSONL or Parquet file, or the name of a Hugging Face dataset.")
-    mixed: str | None = Field(
-        default=None,
-        description="Problems that the policy can solve, read like train: rollout.mixed of them join every RL batch, "
-        "so that they stay solved. They never feed the trigger, the oracle or the stall figures.",
-    )
-    split: str = Field(default="train", description="Split of a Hugging Face dataset.")
-    columns: Columns = Columns()
-    reward: Literal["exact", "math"] = Field(
-        default="math", description="exact: same text in the box; math: math-verify."
-    )
-    grader_workers: PositiveInt = Field(default=2, description="Killable grading processes (reward: math).")
-    grader_timeout_s: PositiveFloat = 10.0
 
 
 class RolloutConfig(Section):
@@ -106,27 +81,64 @@ class TriggerConfig(Section):
     max_rounds: int = Field(default=3, ge=0)
 
 
+DecodingName = Literal["e3", "qwen3_4b"]
 OTHER_DATA = ("train", "mixed", "interventions")  # what a run folder calls the rest of the data
 
 
 def _set_name(name: str) -> str:
-    if name in OTHER_DATA or not re.fullmatch(r"[\w.-]+", name):
+    if name in OTHER_DATA or not re.fullmatch(r"\w[\w.-]*", name):
         raise PydanticCustomError(
             "set_name", "choose a name of letters, digits, '_', '.' and '-', other than " + ", ".join(OTHER_DATA)
         )
     return name
 
 
-class EvaluateConfig(Section):
-    """Held-out problems, evaluated before the first iteration and after the last."""
+def _checkpoint_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise PydanticCustomError("checkpoint_name", "choose a name of letters, digits, '_', '.' and '-'")
+    return name
 
-    sets: dict[Annotated[str, AfterValidator(_set_name)], str] = Field(
+
+SetName = Annotated[str, AfterValidator(_set_name)]
+SetSources = Annotated[EvaluationSources, BeforeValidator(look_up)]
+CheckpointName = Annotated[str, AfterValidator(_checkpoint_name)]
+
+
+class EvaluateConfig(Section):
+    """Held-out problems, evaluated before the first iteration and after the last, and by `int-ray evaluate`."""
+
+    sets: dict[SetName, SetSources] = Field(
         default_factory=dict,
-        description="Name (part of file names) -> file or dataset, read like problems.train.",
+        description="Name (part of file names) -> source or sources, read like problems.train, or the name of a "
+        "ready-made set, such as benchmark:aime_2025.",
     )
     n: PositiveInt = Field(default=32, description="Rollouts per problem.")
     k: tuple[PositiveInt, ...] = Field(default=(1, 8), description="pass@k to report; none may exceed n.")
     every: int = Field(default=0, ge=0, description="Also every so many iterations; 0: only before and after.")
+    # The rest is for `int-ray evaluate`; evaluations of a run in training decode as its rollouts do.
+    checkpoints: dict[CheckpointName, str] = Field(
+        default_factory=dict,
+        description="Name -> model folder, such as runs/x/checkpoints/iteration_000030, or hub name; "
+        "default: model.path alone.",
+    )
+    decoding: DecodingName | None = Field(
+        default=None, description="Settings of the paper (appendix E, section 6.1) for those below that are null."
+    )
+    temperature: PositiveFloat | None = Field(default=None, description="null: as evaluate.decoding or rollout says.")
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=0)
+    max_tokens: PositiveInt | None = None
+
+
+class HardSetConfig(Section):
+    """`int-ray hard-set`: which problems of problems.train count as hard (section 6.1: none of 32 rollouts right)."""
+
+    n: PositiveInt = Field(default=32, description="Rollouts without one success that make a problem hard.")
+    test: int = Field(default=64, ge=0, description="Hard problems held out for evaluation; at most half of them.")
+    oracle_solves: bool = Field(
+        default=False,
+        description="Keep only what the oracle (oracle.kind: gemini or openai) solves in one attempt of its own.",
+    )
 
 
 class RunConfig(Section):
@@ -158,4 +170,5 @@ class Config(Section):
     reinforce: ReinforceConfig = ReinforceConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    hard_set: HardSetConfig = HardSetConfig()
     run: RunConfig

@@ -50,7 +50,8 @@ def _size_checks(config: Config) -> list[Check]:
         ),
         (
             (config.problems.mixed is None) != (rollout.mixed == 0),
-            f"rollout.mixed: {rollout.mixed} problems of problems.mixed = {config.problems.mixed}; set both or neither",
+            f"rollout.mixed: {rollout.mixed} with problems.mixed "
+            f"{'absent' if config.problems.mixed is None else 'present'}; set both or neither",
         ),
         (
             bool(too_large_k),
@@ -113,6 +114,11 @@ def _pipeline_checks(config: Config) -> list[Check]:
         f"reinforce.importance_cap: {reinforce.importance_cap}": reinforce.importance_cap is not None,
     }
     return [
+        (
+            rollout.staleness > 0 and config.learner.weight_sync == "ipc",
+            f"rollout.staleness: {rollout.staleness} samples while the learner works, which weight_sync = ipc cannot: "
+            "the two share one GPU and take turns; set it to 0, or choose nccl",
+        ),
         (
             rollout.staleness > 0 and reinforce.importance_cap is None,
             f"rollout.staleness: {rollout.staleness} trains on tokens of older policies; set reinforce.importance_cap, "
@@ -196,7 +202,11 @@ def engine_gpus(config: Config) -> int:
 
 
 def reinforce_updates(config: Config) -> int:
-    """Most GRPO updates of a whole run; the horizon of its learning-rate schedule."""
-    return config.run.iterations * math.ceil(
-        (config.rollout.batch_size + config.rollout.mixed) / config.reinforce.mini_batch_size
-    )
+    """Most GRPO updates of a whole run; the horizon of its learning-rate schedule.
+
+    The drain before a round trains on up to `staleness` batches at once, which no iteration trains on afterwards.
+    """
+    rollout, mini = config.rollout, config.reinforce.mini_batch_size
+    batch = rollout.batch_size + rollout.mixed
+    drains = math.ceil(rollout.staleness * batch / mini) * config.trigger.max_rounds
+    return config.run.iterations * math.ceil(batch / mini) + drains

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -99,13 +99,14 @@ def _one_line(details: ErrorDetails) -> str:
 
 def _suggestion(location: tuple[int | str, ...]) -> str:
     """The same key of another section, else the closest one of this section, else the keys that exist here."""
-    *section, key = (str(part) for part in location)
-    prefix = "".join(f"{part}." for part in section)
-    keys = _all_keys(Config)
-    siblings = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
-    siblings = [name for name in siblings if "." not in name]
-    close = [name for name in keys if name.rpartition(".")[2] == key]
-    close = close or [prefix + name for name in difflib.get_close_matches(key, siblings, n=1)]
+    *parents, key = (str(part) for part in location)
+    section: type[BaseModel] = Config
+    for part in parents:  # a number or the name of a set stands between a field and the section that it holds
+        if part in section.model_fields:
+            section = next(_sections(section.model_fields[part].annotation), section)
+    siblings = list(section.model_fields)
+    close = [name for name in _all_keys(Config) if name.rpartition(".")[2] == key]
+    close = close or [".".join([*parents, name]) for name in difflib.get_close_matches(key, siblings, n=1)]
     return f", did you mean {close[0]}?" if close else f"; known here: {', '.join(sorted(siblings))}"
 
 
@@ -113,8 +114,14 @@ def _all_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
     keys = []
     for name, info in section.model_fields.items():
         keys.append(prefix + name)
-        candidates = get_args(info.annotation) if get_origin(info.annotation) is Union else (info.annotation,)
-        for candidate in candidates:
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                keys.extend(_all_keys(candidate, f"{prefix}{name}."))
+        for inner in _sections(info.annotation):
+            keys.extend(_all_keys(inner, f"{prefix}{name}."))
     return keys
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every section in the type of a field, such as `tuple[SourceConfig, ...] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _sections(argument)

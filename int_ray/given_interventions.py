@@ -14,12 +14,12 @@ import numpy as np
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError
+from int_ray.data.rows import BadRow, DataError, QuarantinedRow, Row
 from int_ray.guards import frame
 from int_ray.intervention_files import record_of, tokenizer_hash
 from int_ray.intervention_records import read_intervention
 from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_problem, read_rows, squeezed
 from int_ray.interventions import Splicer
-from int_ray.problems import BadRow, DataError, QuarantinedRow, Row
 from int_ray.prompts import decode_ids, encode_prompt, encode_text
 from int_ray.types import (
     Attempt,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from int_ray.config import Config
 from int_ray.config_file import dump_config
+from int_ray.data_config import source_names
 from int_ray.segmentation import BLANK_LINES, Decode
 from int_ray.types import Outcome
 
@@ -40,7 +41,7 @@ class Provenance:
     tokenizer_hash: str  # what the token ids mean
     config_hash: str  # SHA-256 (hex) of config.yaml
     run_seed: int
-    problems: str  # file or dataset
+    problems: str  # files or datasets
 
 
 def provenance(config: Config, tokenizer: PreTrainedTokenizerBase) -> Provenance:
@@ -51,7 +52,7 @@ def provenance(config: Config, tokenizer: PreTrainedTokenizerBase) -> Provenance
         tokenizer_hash=tokenizer_hash(tokenizer),
         config_hash=_sha256(dump_config(config)),
         run_seed=config.run.seed,
-        problems=config.problems.train,
+        problems=source_names(config.problems.train),
     )
 
 
@@ -131,7 +132,13 @@ def _schema() -> pa.Schema:
             **dict.fromkeys(("prompt_ids", "attempt_ids", "prefix_ids", "intervention_ids", "step_ends"), ids),
             intervention=struct(texts="content", numbers="location"),
             continuations=pa.list_(
-                struct(texts="outcome text", numbers="policy_version seed", finished=flag, token_ids=ids)
+                struct(
+                    texts="outcome text",
+                    numbers="policy_version seed",
+                    finished=flag,
+                    switches=pa.list_(number),
+                    token_ids=ids,
+                )
             ),
             proposed_by=struct(
                 texts="oracle model prompt prompt_hash",

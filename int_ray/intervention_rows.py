@@ -20,7 +20,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from int_ray.problems import BadRow, DataError, Row, numbered_rows, text_of
+from int_ray.data.rows import BadRow, DataError, Row, numbered_rows, text_of
 from int_ray.segmentation import BLANK_LINES
 from int_ray.types import Category, Problem, Source
 

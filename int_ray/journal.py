@@ -34,11 +34,17 @@ class Journal:
 
 def open_for_appending(path: Path) -> TextIO:
     """A file of lines; a torn last line, left by a crash, is closed off."""
-    torn = path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
+    torn = path.exists() and _last_byte(path) not in (b"", b"\n")
     file = path.open("a", encoding="utf-8")
     if torn:
         file.write("\n")
     return file
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        return file.read()
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from math import comb
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from int_ray.types import Outcome, RolloutGroup
 
@@ -52,14 +53,22 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 def estimate_mean(values: Sequence[float], seed: int) -> Estimate:
     """Mean of one value per problem, with the percentile bootstrap interval over problems; 0 of nothing."""
-    mean = _mean(values)
-    if len(set(values)) <= 1:  # also one problem: nothing to resample
+    return estimate_average([values], seed)
+
+
+def estimate_average(sets: Sequence[Sequence[float]], seed: int) -> Estimate:
+    """Mean of the means of several problem sets; the bootstrap draws the problems of each set anew, not the sets."""
+    mean = _mean([_mean(values) for values in sets])
+    if all(len(set(values)) <= 1 for values in sets):  # also one problem each: nothing to resample
         return Estimate(mean, mean, mean)
     from scipy.stats import bootstrap
 
+    def mean_of_means(*samples: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        return np.mean([np.mean(sample, axis=axis) for sample in samples], axis=0)
+
     interval = bootstrap(
-        (values,),
-        np.mean,
+        tuple(values if len(values) > 1 else [*values, *values] for values in sets if values),  # scipy wants two
+        mean_of_means,
         confidence_level=CONFIDENCE,
         n_resamples=RESAMPLES,
         method="percentile",
@@ -102,6 +111,19 @@ def rollout_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/response_tokens": _mean([len(rollout.completion.token_ids) for rollout in rollouts]),
         **shares,
     }
+
+
+def staleness_metrics(groups: Sequence[RolloutGroup], policy_version: int) -> dict[str, float]:
+    """How many versions the one that sampled a token is behind `policy_version`: mean and most over tokens."""
+    tokens = total = most = 0
+    for rollout in (rollout for group in groups for rollout in group.rollouts):
+        length, switches = len(rollout.completion.token_ids), rollout.completion.switches
+        if length:
+            oldest = policy_version - rollout.policy_version
+            tokens += length
+            total += oldest * length - sum(length - switch for switch in switches)
+            most = max(most, oldest)
+    return {"rollout/staleness_mean": total / tokens if tokens else 0.0, "rollout/staleness_max": float(most)}
 
 
 def _mean(values: Sequence[float]) -> float:

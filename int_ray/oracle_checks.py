@@ -7,11 +7,12 @@ import os
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError
+from int_ray.data.problems import LoadedProblems
+from int_ray.data_config import source_names
 from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import CHECKERS
 from int_ray.oracles.api import address_mistakes, api_mistakes
 from int_ray.oracles.recorded import load_recorded
-from int_ray.problems import LoadedProblems
 
 
 def kinds_asked(config: Config) -> tuple[OracleKindName, ...]:
@@ -46,8 +47,8 @@ def _checker_mistakes(config: Config, train: LoadedProblems) -> list[str]:
         )
     if name == "chains" and not any(problem.solution for problem in train.problems):
         mistakes.append(
-            f"problems.columns.solution: no row of {config.problems.train} has a solution in column "
-            f"{config.problems.columns.solution!r}, which oracle.kind = exact compares with"
+            f"problems.columns.solution: no row of {source_names(config.problems.train)} has a solution, which "
+            "oracle.kind = exact compares with"
         )
     return mistakes
 

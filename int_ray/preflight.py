@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from int_ray.config import Config, ModelConfig
 from int_ray.config_file import ConfigError
+from int_ray.data.problems import LoadedProblems, load_problems
+from int_ray.data.rows import DataError, may_be_hub_name
+from int_ray.data_config import SourceConfig, source_names
 from int_ray.given_interventions import LoadedInterventions, load_interventions
 from int_ray.oracle_checks import oracle_mistakes
-from int_ray.problems import DataError, LoadedProblems, load_problems, may_be_hub_name
 from int_ray.prompts import encode_prompt
 from int_ray.types import Problem
 
@@ -52,18 +54,19 @@ def check_local_inputs(config: Config) -> list[str]:
     """Check what lies on this machine; returns the names that only a hub can resolve. Raises ConfigError."""
     mistakes: list[str] = []
     tokenizer = _checked_model(config, mistakes) if is_local(config.model.path) else None
-    local = {key: source for key, source in sources(config).items() if is_local(source)}
+    local = {key: several for key, several in sources(config).items() if all(is_local(item.path) for item in several)}
     _checked_problems(config, local, tokenizer, mistakes)
     _checked_interventions(config, tokenizer, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
-    return [name for name in (config.model.path, *sources(config).values()) if not is_local(name)]
+    paths = [source.path for several in sources(config).values() for source in several]
+    return [path for path in (config.model.path, *paths) if not is_local(path)]
 
 
-def sources(config: Config) -> dict[str, str]:
-    """Config key -> file or dataset, of every source of problems."""
+def sources(config: Config) -> dict[str, Sequence[SourceConfig]]:
+    """Config key -> its sources, for everything that has problems."""
     mixed = {} if config.problems.mixed is None else {MIXED: config.problems.mixed}
-    sets = {EVALUATION + name: path for name, path in config.evaluate.sets.items()}
+    sets = {EVALUATION + name: several for name, several in config.evaluate.sets.items()}
     return {TRAIN: config.problems.train, **mixed, **sets}
 
 
@@ -76,7 +79,7 @@ def _checked_model(config: Config, mistakes: list[str]) -> PreTrainedTokenizerBa
     """The tokenizer; None, and one more mistake, if the model cannot be used."""
     try:
         tokenizer = load_tokenizer(config.model)
-        mistakes += _architecture_mistakes(config)
+        mistakes += architecture_mistakes(config)
     except ConfigError as error:
         mistakes += error.problems
         return None
@@ -84,20 +87,21 @@ def _checked_model(config: Config, mistakes: list[str]) -> PreTrainedTokenizerBa
 
 
 def _checked_problems(
-    config: Config, wanted: Mapping[str, str], tokenizer: PreTrainedTokenizerBase | None, mistakes: list[str]
+    config: Config,
+    wanted: Mapping[str, Sequence[SourceConfig]],
+    tokenizer: PreTrainedTokenizerBase | None,
+    mistakes: list[str],
 ) -> dict[str, LoadedProblems]:
-    """Every source that can be used, by its config key; the others are mistakes."""
-    room = config.model.max_length - config.rollout.max_tokens
-
-    def too_long(problem: Problem) -> bool:
-        if tokenizer is None:
-            return False
-        return len(encode_prompt(tokenizer, problem, config.model.chat_template_kwargs)) > room
-
+    """Everything that can be used, by its config key; the rest are mistakes. Evaluation sets come first: what they ask
+    is left out of the other data."""
+    too_long = length_check(config, tokenizer, config.rollout.max_tokens)
     loaded: dict[str, LoadedProblems] = {}
-    for key, source in wanted.items():
+    for key, several in sorted(wanted.items(), key=lambda item: not item[0].startswith(EVALUATION)):
+        held_out = {} if key.startswith(EVALUATION) else _held_out(config, several, loaded)
         try:
-            loaded[key] = load_problems(source, config.problems, too_long=too_long)
+            loaded[key] = load_problems(
+                several, config.problems, too_long=too_long, distinct=key == TRAIN, held_out=held_out
+            )
         except DataError as error:
             mistakes.append(f"{key}: {error}")
     if TRAIN in loaded:
@@ -105,6 +109,51 @@ def _checked_problems(
     if TRAIN in loaded and MIXED in loaded:
         mistakes += _mixed_mistakes(loaded[TRAIN], loaded[MIXED])
     return loaded
+
+
+def length_check(
+    config: Config, tokenizer: PreTrainedTokenizerBase | None, max_tokens: int
+) -> Callable[[Problem], bool]:
+    """Whether a problem's prompt leaves no room for a response of `max_tokens`; never without a tokenizer."""
+    room = config.model.max_length - max_tokens
+    if tokenizer is None:
+        return lambda _: False
+
+    def tokens(problem: Problem) -> int:
+        return len(encode_prompt(tokenizer, problem, config.model.chat_template_kwargs))
+
+    frame = tokens(Problem("", "x", ""))
+
+    def too_long(problem: Problem) -> bool:
+        # A letter is no more than a token: spares a million short questions the tokenizer, even if the template
+        # repeats them.
+        if problem.question.isascii() and frame + 2 * len(problem.question) <= room:
+            return False
+        return tokens(problem) > room
+
+    return too_long
+
+
+def _held_out(
+    config: Config, several: Sequence[SourceConfig], loaded: Mapping[str, LoadedProblems]
+) -> dict[str, Sequence[Problem]]:
+    """The evaluation sets that these sources may not overlap with: all but those that share a source with them."""
+    if not config.problems.decontaminate:
+        return {}
+    places = {_place(config, source) for source in several}
+    return {
+        key: loaded[key].problems
+        for key, sources_ in sources(config).items()
+        if key.startswith(EVALUATION) and key in loaded and places.isdisjoint(_place(config, item) for item in sources_)
+    }
+
+
+def _place(config: Config, source: SourceConfig) -> tuple[str, ...]:
+    """Where the rows of a source lie. The same place in two settings is on purpose."""
+    path = Path(source.path).expanduser()
+    is_file = path.is_file()
+    split = "" if is_file or source.is_generated else source.split or config.problems.split
+    return (str(path.resolve() if path.exists() else source.path), source.subset or "", split, str(source.options))
 
 
 def _checked_interventions(
@@ -122,19 +171,20 @@ def _checked_interventions(
 
 
 def _training_mistakes(config: Config, train: LoadedProblems) -> list[str]:
-    source, count = config.problems.train, len(train.problems)
+    names, count = source_names(config.problems.train), len(train.problems)
     mistakes = []
     if config.rollout.batch_size > count:
         mistakes.append(
-            f"rollout.batch_size: {config.rollout.batch_size} exceeds the {count} usable problems of {source}; lower it"
+            f"rollout.batch_size: {config.rollout.batch_size} exceeds the {count} usable problems of {names}; lower it"
         )
     mistakes += oracle_mistakes(config, train)
     return mistakes
 
 
 def _mixed_mistakes(train: LoadedProblems, mixed: LoadedProblems) -> list[str]:
-    ids = {problem.id for problem in train.problems}
-    shared = sorted(problem.id for problem in mixed.problems if problem.id in ids)
+    smaller, larger = sorted((train.problems, mixed.problems), key=len)
+    ids = {problem.id for problem in smaller}
+    shared = sorted(problem.id for problem in larger if problem.id in ids)
     if not shared:
         return []
     example = f"such as {shared[0]!r}"
@@ -173,7 +223,7 @@ def _no_tokenizer(model: ModelConfig, reason: str) -> ConfigError:
     )
 
 
-def _architecture_mistakes(config: Config) -> list[str]:
+def architecture_mistakes(config: Config) -> list[str]:
     """Head size and context length against what the engine supports. Raises ConfigError if they cannot be read."""
     from transformers import AutoConfig
 

@@ -46,6 +46,17 @@ def math_match(reference: str, answer: str) -> bool:
     return verify(expected, found, timeout_seconds=None, raise_on_error=True)
 
 
+def is_readable(reference: str) -> bool:
+    """Whether math-verify finds mathematics in a reference answer; if not, only the same text would match it.
+
+    May run for ever, as `math_match` may.
+    """
+    from math_verify import parse
+
+    found = parse(f"\\boxed{{{reference}}}", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
+    return any(not isinstance(item, str) for item in found)
+
+
 def outcome_of(reference: str, completion: Completion, verify: Callable[[str, str], bool]) -> Outcome:
     """The verdict on a response, given how to compare the reference with an answer.
 

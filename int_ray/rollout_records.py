@@ -36,6 +36,7 @@ def rollout_record(rollout: Rollout) -> dict[str, Any]:
         "policy_version": rollout.policy_version,
         "seed": rollout.completion.seed,
         "finished": rollout.completion.finished,
+        "switches": list(rollout.completion.switches),
         "text": rollout.completion.text,
         "token_ids": rollout.completion.token_ids.tolist(),
     }
@@ -45,5 +46,6 @@ def read_rollout(record: Mapping[str, Any]) -> Rollout:
     """The rollout that `rollout_record` wrote; its log-probs are NaN, for unknown."""
     ids = np.array(record["token_ids"], np.int32)
     unknown = np.full(len(ids), np.nan, np.float32)
-    completion = Completion(ids, unknown, record["text"], record["finished"], record["seed"])
+    switches = tuple(record.get("switches", ()))
+    completion = Completion(ids, unknown, record["text"], record["finished"], record["seed"], switches)
     return Rollout(completion, Outcome(record["outcome"]), record["policy_version"])

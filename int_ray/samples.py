@@ -60,12 +60,18 @@ def reinforce_batches(
 ) -> list[list[TrainingSample]]:
     """One batch per optimizer update: `mini_batch_size` problems each, the last one maybe fewer (section 4.3).
 
-    Groups without a signal and rollouts that the grader could not judge are left out. `max_tokens` is the longest
-    response, for the overlong penalty.
+    Rollouts that the grader could not judge are left out, and so are groups of equal outcomes with
+    `zero_advantage: drop`. No batch if nothing could move the weights. `max_tokens` is the longest response, for the
+    overlong penalty.
     """
-    informative = [_group_samples(group, config, max_tokens) for group in groups if not group.has_zero_advantage]
+    drop = config.zero_advantage == "drop"
+    kept = [group for group in groups if group.graded and not (drop and group.has_zero_advantage)]
+    samples = [_group_samples(group, config, max_tokens) for group in kept]
+    regularized = config.kl_coef > 0 or config.entropy_coef > 0
+    if not regularized and not any(sample.advantage for sample in chain.from_iterable(samples)):
+        return []
     size = config.mini_batch_size
-    return [list(chain.from_iterable(informative[start : start + size])) for start in range(0, len(informative), size)]
+    return [list(chain.from_iterable(samples[start : start + size])) for start in range(0, len(samples), size)]
 
 
 def _group_samples(group: RolloutGroup, config: ReinforceConfig, max_tokens: int) -> list[TrainingSample]:

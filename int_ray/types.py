@@ -44,6 +44,7 @@ class Purpose(StrEnum):
     EXPLORE = "explore"
     ANSWER = "answer"  # of the policy, asked as an oracle
     EVALUATE = "evaluate"
+    SELECT = "select"  # of hard problems: their own samples, or an evaluation of the set would repeat the failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +272,8 @@ class Update:
 class RunState:
     """Where a run stands: everything beside the weights that a resumed run needs.
 
-    `trigger` is the JSON-ready state of the intervention trigger; the data position follows from `iteration`.
+    `trigger` is the JSON-ready state of the intervention trigger. The data position follows from `iteration`, unless
+    problems are sampled ahead: `submitted` and `pending` count in the order of sampling.
     """
 
     iteration: int = 0
@@ -279,3 +281,5 @@ class RunState:
     intervention_rounds: int = 0
     window_start: int = 0  # first iteration whose failures the trigger's window may hold
     trigger: Mapping[str, float] = field(default_factory=dict)
+    submitted: int = 0  # problems sent to the engines so far
+    pending: Sequence[int] = field(default_factory=list)  # numbers of those that were not trained on yet

@@ -21,6 +21,10 @@ class UnsolvedWindow:
         """One more iteration; the oldest one leaves."""
         self._iterations.append(tuple(groups))
 
+    def extend(self, groups: Sequence[RolloutGroup]) -> None:
+        """More groups of the latest iteration."""
+        self._iterations.append((*self._iterations.pop(), *groups))
+
     def clear(self) -> None:
         """Forget everything: the policy has just been patched."""
         self._iterations.clear()

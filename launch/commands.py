@@ -16,6 +16,6 @@ def program(name: str) -> str:
 
 
 def command_line(command: str, config: str, overrides: Sequence[str], plugins: Sequence[str], *options: str) -> str:
-    """`int-ray train` or `int-ray collect` with everything that it was given, and further `options`."""
+    """`int-ray train` and the like with everything that it was given, and further `options`."""
     named = [option for plugin in plugins for option in ("--plugin", plugin)]
     return f"{program('int-ray')} {shlex.join([command, config, *overrides, *named, *options])}"

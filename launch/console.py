@@ -116,7 +116,15 @@ def _story(summary: Mapping[str, Any]) -> dict[str, str]:
         "last iteration": f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
         "time": f"{run['wall_time_s'] / 60:.1f} min: "
         + ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items()),
+        "neither sampling nor updating": _idle(summary["idle"]),
     }
+
+
+def _idle(idle: Mapping[str, Any]) -> str:
+    """Example: `8% of the time after start-up: learner save 3%, weight sync publish 2%`."""
+    largest = list(idle["seconds"].items())[:3]
+    causes = ", ".join(f"{cause} {seconds / idle['of_seconds']:.0%}" for cause, seconds in largest)
+    return f"{idle['share']:.0%} of the time after start-up" + (f", most of it in {causes}" if causes else "")
 
 
 def what_next(path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, report: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `int-ray train` and `int-ray collect` share: before they start anything, and when it has ended."""
+"""What the commands that sample share: before they start anything, and when it has ended."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rich.table import Table
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.data.problems import LoadedProblems, write_quarantine
 from int_ray.given_interventions import LoadedInterventions
 from int_ray.journal import read_json_lines
 from int_ray.ports import Progress
 from int_ray.preflight import check_local_inputs
-from int_ray.problems import LoadedProblems, write_quarantine
 
 if TYPE_CHECKING:
     from actors.run_folder import RunFolder
+    from int_ray.result_folder import ResultFolder
     from launch.console import ConsoleProgress
 
 
@@ -39,7 +40,13 @@ def import_plugins(modules: Sequence[str]) -> None:
 
 def show_plan(config: Config, rows: Sequence[tuple[str, str]], console: Console) -> None:
     """The resolved config, and rows of a resource plan; hub names are not looked up. Raises ConfigError."""
-    not_checked = check_local_inputs(config)
+    show_settings(config, rows, check_local_inputs(config), console)
+
+
+def show_settings(
+    config: Config, rows: Sequence[tuple[str, str]], not_checked: Sequence[str], console: Console
+) -> None:
+    """The same after other checks, which left out the names `not_checked`."""
     console.print(dump_config(config), markup=False, highlight=False, soft_wrap=True)
     table = Table("plan", "value", title="Resources and batches")
     for row in rows:
@@ -52,8 +59,10 @@ def show_plan(config: Config, rows: Sequence[tuple[str, str]], console: Console)
 def report_quarantined(
     loaded: Mapping[str, LoadedProblems | LoadedInterventions], folder: Path, progress: Progress
 ) -> None:
-    """List the rows that cannot be used in the run folder, and say so."""
+    """Say what was chosen and left out; the rows that cannot be used are listed in the run folder."""
     for name, item in loaded.items():
+        for note in item.notes if isinstance(item, LoadedProblems) else ():
+            progress.say(f"{name}: {note}")
         if item.quarantined:
             path = folder / f"quarantine_{name}.jsonl"
             write_quarantine(path, item.quarantined)
@@ -104,7 +113,7 @@ def _value(config: Config, key: str) -> object:
 
 
 @contextmanager
-def journalled_end(folder: RunFolder, progress: ConsoleProgress) -> Iterator[None]:
+def journalled_end(folder: RunFolder | ResultFolder, progress: ConsoleProgress) -> Iterator[None]:
     """Write into the journal how the block ended and where its time went; close the folder."""
     ended = "failed"
     try:

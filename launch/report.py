@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from int_ray.config import Config
+from int_ray.report.evaluation_page import write_evaluation_report
 from int_ray.report.run_files import read_run
 from int_ray.report.run_page import write_report
 from int_ray.report.verdict import judge
@@ -13,8 +14,10 @@ from launch.console import what_next
 
 
 def run_report(folder: str) -> None:
-    """Write the page of a run folder and print its path. Raises ConfigError if the folder holds no run."""
-    print(write_report(Path(folder)))
+    """Write the page of a run or an evaluation and print its path. Raises ConfigError if the folder holds neither."""
+    path = Path(folder)
+    is_evaluation = (path / "results.json").is_file()
+    print(write_evaluation_report(path) if is_evaluation else write_report(path))
 
 
 def conclude(path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config) -> list[str]:

@@ -16,14 +16,23 @@ from actors.checkpoint import CheckpointError, Checkpoints, verify
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config
-from int_ray.preflight import Inputs, load_inputs
+from int_ray.preflight import Inputs, is_local, load_inputs
 from int_ray.types import ProblemSets, RunState
 from launch.console import ConsoleProgress, introduce, show_summary
+from launch.memory import memory_lines
 from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
 from launch.report import conclude
 
 # A resumed run cannot change these: they say which problems an iteration has and what its saved trigger means.
-FIXED = ("schedule", "problems.train", "problems.mixed", "rollout.batch_size", "rollout.mixed", "run.seed")
+FIXED = (
+    "schedule",
+    "problems.train",
+    "problems.mixed",
+    "problems.decontaminate",
+    "rollout.batch_size",
+    "rollout.mixed",
+    "run.seed",
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,16 @@ def run_training(
     start = find_start(config, resume)
     if dry_run:
         show_plan(config, batch_arithmetic(config), console)
+        for line in memory_lines(config) if is_local(config.model.path) else ():
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     with ConsoleProgress(console) as progress:
         for line in introduce(config):
             progress.say(line)
         progress.say(f"Checking the model and the problems of {path}")
         inputs = load_inputs(config)
+        for line in memory_lines(config):
+            progress.say(line)
         import_module("actors.assembly")  # seconds of imports: here, where a Ctrl-C ends the process at once
         summary = asyncio.run(_train(config, inputs, start, progress))
     show_summary(summary, console)

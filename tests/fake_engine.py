@@ -6,7 +6,7 @@ import asyncio
 
 import numpy as np
 
-from actors.rollout_engine import EngineGroup, Sampling
+from actors.engine_client import EngineGroup, Sampling
 from int_ray.types import TokenIds
 
 
@@ -33,9 +33,6 @@ class FakeEngine:
         ids = np.array([len(prefix_ids), sampling.max_tokens] * n, np.int32)
         logprobs, offsets = np.zeros(2 * n, np.float32), np.arange(0, 2 * n + 1, 2)
         return EngineGroup(ids, logprobs, offsets, ("",) * n, (True,) * n, sampling.seed, self.version)
-
-    async def policy_version(self) -> int:
-        return self.version
 
     async def counts(self) -> tuple[int, int]:
         return len(self.asked), self.most_in_flight

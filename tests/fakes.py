@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +101,7 @@ class FakeLearner:
 
     async def reinforce(self, batches: UpdateBatches) -> Update:
         self.phases.append("reinforce")
+        await asyncio.sleep(0)  # what is sampled beside it goes on
         self.policy.skill = dict.fromkeys(self.problem_ids, 1.0)
         return Update(len(batches), {"reinforce/loss": 0.1})
 

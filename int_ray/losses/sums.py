@@ -2,28 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 Metrics = dict[str, torch.Tensor]  # name -> [2]: a sum and its count, without gradient
-
-
-def masked_sum(
-    values: torch.Tensor,  # [B, T]
-    mask: torch.Tensor,  # [B, T], bool
-    mean: Literal["token", "sequence"] = "token",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to divide by what for a mean over trained tokens, or over sequences of their own token means.
-
-    Whatever stands where the mask is false, NaN included, does not enter. A sequence without trained tokens
-    does not count.
-    """
-    sums = values.where(mask, 0).sum(1)  # [B]
-    tokens = mask.sum(1)
-    if mean == "token":
-        return sums.sum(), tokens.sum()
-    return (sums / tokens.clamp(min=1)).sum(), (tokens > 0).sum()
 
 
 def metric(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -31,6 +12,6 @@ def metric(total: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
     return torch.stack([total.detach().float(), count.float()])
 
 
-def mean_metric(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The entry for a mean of `values` over the mask. [2]"""
-    return metric(*masked_sum(values, mask))
+def mean_metric(values: torch.Tensor) -> torch.Tensor:
+    """The entry for a mean over all trained tokens. [2]"""
+    return metric(values.sum(), torch.full((), len(values), device=values.device))

@@ -20,8 +20,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from int_ray.config_file import ConfigError
+from int_ray.data.rows import BadRow, DataError
 from int_ray.intervention_rows import WrittenIntervention, read_intervention_row, read_rows, squeezed
-from int_ray.problems import BadRow, DataError
 from int_ray.types import Attempt, OracleReply, Proposal, Source
 
 NAMED_ROWS = 5  # bad rows that an error names

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from int_ray.report.charts import AMBER, BLUE, CARD, GREEN, INK, LINE, MUTED, RED, inline_svg
 from int_ray.report.comparison import Comparison
 from int_ray.report.run_files import Run, Score
+from int_ray.timeline import RUN, SAMPLING, UPDATES, Span, idleness, stretches
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,6 +71,33 @@ def time_shares(shares: Mapping[str, float]) -> Markup:
 
     label = "Share of the time: " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return inline_svg("time", label, draw, height=38 * len(shares))
+
+
+def timeline(spans: Sequence[Span]) -> Markup | None:
+    """When engines sampled and when the learner updated, in the last process of a run; None if it did not begin."""
+    runs = [span for span in spans if span.track == RUN and span.end > span.start]
+    if not runs:
+        return None
+    idle = idleness([span for span in spans if span.start >= runs[-1].start])
+    rows = {
+        "engines sample": [span for span in spans if span.name == SAMPLING],
+        "learner updates": [span for span in spans if span.name in UPDATES],
+    }
+    seconds = idle.seconds
+
+    def draw(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for place, (name, worked) in enumerate(rows.items()):
+            bars = stretches(worked, runs[-1], seconds / 1000)  # finer gaps could not be seen
+            axes.text(0, -place + 0.3, name, va="bottom")
+            axes.text(seconds, -place + 0.3, f"{sum(dict(bars).values()) / seconds:.0%}", va="bottom", ha="right")
+            axes.plot((0, seconds), (-place, -place), color=LINE, linewidth=1, zorder=0)
+            axes.broken_barh(bars, (-place - 0.2, 0.4), color=BLUE, linewidth=0)
+        axes.set(xlim=(0, seconds), ylim=(-1.4, 0.9), yticks=(), xlabel="seconds")
+        axes.spines["left"].set_visible(False)
+
+    label = f"When engines and learner worked; neither did for {idle.share:.0%} of the time"
+    return inline_svg("timeline", label, draw, height=130)
 
 
 def _labelled_rows(canvas: Figure, labels: Sequence[tuple[str, str]]) -> Axes:

@@ -17,6 +17,12 @@ from int_ray.config_file import ConfigError
 from int_ray.report.page import counted
 
 SHORT = 0.01  # phases below this share of the time are shown together
+# What other commands write first into their journal -> what they leave, and what people can do with it.
+OTHER_COMMANDS = {
+    "collecting": ("a collection", "int-ray inspect shows what it has"),
+    "selecting": ("a set of hard problems", "its summary.md says what it has"),
+    "evaluating": ("an evaluation without results", "int-ray evaluate with --resume auto goes on with it"),
+}
 ENDINGS = ("finished", "interrupted", "failed")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -147,8 +153,10 @@ def read_run(folder: Path) -> Run:
         if event.event == "started":
             run.events = [earlier for earlier in run.events if earlier.iteration <= event.iteration]
         run.events.append(event)
-    if not run.rows and any(event.event == "collecting" for event in run.events):
-        raise ConfigError([f"{folder} holds a collection, not a training run; int-ray inspect shows what it has"])
+    for event in () if run.rows else run.events:
+        if event.event in OTHER_COMMANDS:
+            what, next_ = OTHER_COMMANDS[event.event]
+            raise ConfigError([f"{folder} holds {what}, not a training run; {next_}"])
     _read_config(folder / "config.yaml", run)
     return run
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.examples import choose_examples, read_examples
-from int_ray.report.figures import before_and_after, curve, time_shares
+from int_ray.report.figures import before_and_after, curve, time_shares, timeline
 from int_ray.report.page import render, write_page
 from int_ray.report.run_files import Run, phase_shares, read_run
 from int_ray.report.verdict import judge
+from int_ray.timeline import read_spans
 
 CURVES = {
     "reward": ("Mean reward", "Share of the training rollouts that reach a right answer."),
@@ -38,6 +39,7 @@ def write_report(folder: Path) -> Path:
             (items, before_and_after(f"evaluation-{place}", items)) for place, items in enumerate(by_figure.values())
         ],
         time=time_shares(phase_shares(run.seconds)) if run.seconds else None,
+        timeline=timeline(read_spans(folder / "trace.json")),
         minutes=sum(run.seconds.values()) / 60,
         examples=examples,
         facts=_facts(run),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.learner import Learner, LearnerError
 from actors.learner_rank import LearnerRank, LearnerSettings
-from actors.optimization import Optimization
+from int_ray.compute import trainer
+from int_ray.compute.optimization import Optimization
 from int_ray.config import ModelConfig
 from int_ray.training_config import LearnerConfig, OptimizerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import TrainingSample, Update
@@ -29,11 +32,12 @@ RL = OptimizerConfig(learning_rate=3e-4, betas=(0.9, 0.99), lr_schedule="cosine_
 Weights = dict[str, torch.Tensor]
 
 
-def settings(checkpoint: Path, num_ranks: int = 1, budget: int = 1000, **reinforce: object) -> LearnerSettings:
+def settings(checkpoint: Path, learner: Mapping[str, object] | None = None, **reinforce: object) -> LearnerSettings:
     options = {"kl_coef": 0.1, "entropy_coef": 0.01, "optimizer": RL} | reinforce
+    learner_options = {"device": "cpu", "micro_batch_tokens": 1000, "deadline_s": 60, **(learner or {})}
     return LearnerSettings(
         model=ModelConfig(path=str(checkpoint), max_length=512, dtype="float32"),
-        learner=LearnerConfig(num_ranks=num_ranks, device="cpu", micro_batch_tokens=budget, deadline_s=60),
+        learner=LearnerConfig.model_validate(learner_options),
         patch=PatchConfig(optimizer=SFT),
         reinforce=ReinforceConfig.model_validate(options),
         temperature=0.6,
@@ -81,8 +85,9 @@ def one_rank(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
 
 @pytest.fixture(scope="module")
 def two_ranks(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
-    """Its micro-batches are small, too: one to three samples instead of all."""
-    yield from start(settings(checkpoint, num_ranks=2, budget=30))
+    """Its micro-batches are small, too, one to three samples instead of all, and it recomputes activations."""
+    options = {"num_ranks": 2, "micro_batch_tokens": 30, "activation_checkpointing": "selective", "head_chunk": 7}
+    yield from start(settings(checkpoint, options))
 
 
 def weights(learner: Learner, folder: Path) -> Weights:
@@ -281,14 +286,15 @@ def in_process(config: LearnerSettings, folder: Path) -> Iterator[LearnerRank]:
     rank = LearnerRank(config, rank=0, init_method=f"file://{folder / 'meet'}")
     yield rank
     torch.distributed.destroy_process_group()
+    (folder / "meet").unlink(missing_ok=True)
 
 
 def test_sequence_mean_does_not_depend_on_micro_batches(checkpoint: Path, tmp_path: Path) -> None:
     metrics = []
     for budget in (1000, 30):
-        with in_process(settings(checkpoint, budget=budget, loss_mean="sequence"), tmp_path) as rank:
+        options = settings(checkpoint, {"micro_batch_tokens": budget}, loss_mean="sequence")
+        with in_process(options, tmp_path) as rank:
             metrics.append(rank.reinforce([samples(1), samples(2)]).metrics)
-        (tmp_path / "meet").unlink(missing_ok=True)
     assert metrics[1] == pytest.approx(metrics[0], abs=1e-5)
 
 
@@ -311,3 +317,98 @@ def test_untied_embeddings_and_no_reference(tmp_path: Path) -> None:
     before, after = (load_file(folder / "model.safetensors") for folder in (untied, saved))
     assert before.keys() == after.keys()
     assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def in_process_weights(rank: LearnerRank) -> Weights:
+    return {name: parameter.detach().clone() for name, parameter in rank.trainer.policy.model.named_parameters()}
+
+
+@pytest.mark.parametrize("mean", ["token", "sequence"])
+def test_leaving_out_dead_samples_changes_neither_loss_nor_weights(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mean: str
+) -> None:
+    dead = [replace(sample, advantage=0.0) for sample in samples(5)]
+    batches = [[*samples(1), *dead], dead, [*dead[:2], *samples(2)]]  # the middle one moves by momentum alone
+    options = settings(checkpoint, kl_coef=0.0, entropy_coef=0.0, loss_mean=mean)
+    with in_process(options, tmp_path) as rank:
+        skipping = rank.reinforce(batches)
+        skipped_weights = in_process_weights(rank)
+        assert rank.trainer._share(dead, [], mean).micro_batches == [[]]  # pyright: ignore
+    monkeypatch.setattr(trainer, "_effective", lambda batch, config: list(batch))
+    with in_process(options, tmp_path) as rank:
+        computing = rank.reinforce(batches)
+        assert_same(skipped_weights, in_process_weights(rank), 1e-6)
+    assert skipping.num_updates == computing.num_updates == 3
+    for name in ("loss", "grad_norm"):
+        assert skipping.metrics[f"reinforce/{name}"] == pytest.approx(computing.metrics[f"reinforce/{name}"], abs=1e-6)
+
+
+def test_dead_samples_are_computed_where_kl_or_entropy_needs_them(checkpoint: Path) -> None:
+    dead = [replace(sample, advantage=0.0) for sample in samples(5)]
+    left = [
+        len(trainer._effective([*samples(1), *dead], settings(checkpoint, kl_coef=kl, entropy_coef=entropy).reinforce))
+        for kl, entropy in ((0.0, 0.0), (0.1, 0.0), (0.0, 0.1))
+    ]
+    assert left == [7, 14, 14]
+
+
+def sampled_by(rank: LearnerRank, shift: float) -> list[TrainingSample]:
+    """Samples with the policy's own log-probs, off by `shift`."""
+    made = []
+    for sample in samples(1):
+        logprobs = (rank.logprobs(sample.token_ids, 0.6) + np.float32(shift)) * sample.loss_mask
+        made.append(replace(sample, rollout_logprobs=logprobs))
+    return made
+
+
+def test_the_engines_logprobs_can_be_the_ratios_denominator(checkpoint: Path, tmp_path: Path) -> None:
+    with in_process(settings(checkpoint, old_logprobs="engine"), tmp_path) as rank:
+        metrics = rank.reinforce([sampled_by(rank, shift=0.1)]).metrics
+    assert metrics["reinforce/approx_kl"] == pytest.approx(0.1, abs=1e-4)  # old - policy
+    assert metrics["reinforce/rollout_mismatch"] == 0
+
+
+def test_importance_weights_are_capped(checkpoint: Path, tmp_path: Path) -> None:
+    with in_process(settings(checkpoint, importance_cap=2.0), tmp_path) as rank:
+        near = rank.reinforce([sampled_by(rank, shift=-np.log(1.5))]).metrics
+    with in_process(settings(checkpoint, importance_cap=2.0), tmp_path) as rank:
+        far = rank.reinforce([sampled_by(rank, shift=-np.log(5.0))]).metrics
+    assert (near["reinforce/importance_weight"], near["reinforce/importance_clipped"]) == pytest.approx((1.5, 0))
+    assert (far["reinforce/importance_weight"], far["reinforce/importance_clipped"]) == pytest.approx((2.0, 1))
+
+
+@pytest.mark.parametrize("option", [{"old_logprobs": "engine"}, {"importance_cap": 2.0}])
+def test_unknown_engine_logprobs_are_an_error_where_they_are_needed(
+    checkpoint: Path, tmp_path: Path, option: dict[str, object]
+) -> None:
+    with in_process(settings(checkpoint, **option), tmp_path) as rank:
+        unknown = replace(samples(1)[0], rollout_logprobs=None)
+        with pytest.raises(ValueError, match="need the engine's log-prob of every trained token"):
+            rank.reinforce([samples(2), [unknown]])
+
+
+def test_old_logprobs_are_computed_for_later_updates_alone(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with in_process(settings(checkpoint, kl_coef=0.0), tmp_path) as rank:
+        passes = []
+        policy = rank.trainer.policy
+        monkeypatch.setattr(
+            policy, "logprobs", lambda *batch: passes.append(1) or type(policy).logprobs(policy, *batch)
+        )
+        rank.reinforce([samples(1)])
+        assert len(passes) == 0
+        rank.reinforce([samples(1), samples(2), samples(3)])
+        assert len(passes) == 2
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_compiled_layers_train_the_same(checkpoint: Path, tmp_path: Path, checkpointing: str) -> None:
+    found = []
+    for compiled in (False, True):
+        options = {"compile": compiled, "activation_checkpointing": checkpointing, "micro_batch_tokens": 60}
+        with in_process(settings(checkpoint, options), tmp_path) as rank:
+            rank.patch([samples(1)])
+            found.append(in_process_weights(rank))
+    assert_same(found[1], found[0], 1e-5)

@@ -1,4 +1,4 @@
-"""The Ray that a laptop run starts is closed to the network, finds the packages and leaves nothing behind."""
+"""The Ray of a laptop run is closed to the network and to strangers, finds the packages and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import json, os, time
+import json, os, subprocess, sys, time
 import psutil, ray
 from actors import local_ray
 
@@ -22,13 +22,18 @@ def where():
 
 local_ray.connect(None)
 cleanup = ray.get(ray.remote(where).remote(), timeout=60)
+ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+address = ray.get_runtime_context().gcs_address
+stranger = subprocess.run([sys.executable, "-c", ask, address], env=strangers, capture_output=True, text=True)
 time.sleep(5)  # some of Ray's processes open their ports late
 family = [psutil.Process(), *psutil.Process().children(recursive=True)]
 ports = [port for process in family for port in process.net_connections("inet") if port.status == "LISTEN"]
 local_ray.disconnect()
 _, alive = psutil.wait_procs(family[1:], timeout=10)
 addresses = sorted({port.laddr.ip for port in ports})
-print(json.dumps({"addresses": addresses, "cleanup": cleanup, "alive": len(alive), "family": len(family)}))
+print(json.dumps({"addresses": addresses, "cleanup": cleanup, "alive": len(alive), "family": len(family),
+                  "stranger": [stranger.returncode, stranger.stderr]}))
 """
 
 
@@ -49,6 +54,12 @@ def test_every_port_is_on_the_loopback_interface(report: dict[str, object]):
     addresses = report["addresses"]
     assert isinstance(addresses, list) and addresses
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_another_user_of_the_machine_is_refused(report: dict[str, object]):
+    assert isinstance(report["stranger"], list)
+    code, said = report["stranger"]
+    assert code != 0 and "AuthenticationError" in said
 
 
 def test_workers_import_the_packages_and_take_their_children_along(report: dict[str, object]):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import ray
 
-from actors.rollout_engine import EngineDiedError
+from actors.engine_client import EngineDiedError, RemoteEngine
+from actors.fleet import Fleet
 from actors.rollout_pool import RolloutPool
 from int_ray.config import RolloutConfig
 from int_ray.types import (
@@ -49,15 +50,18 @@ class FakeGrader:
 class Setup:
     """A pool over fake engines. A problem's answer is how many milliseconds its rollouts take."""
 
-    def __init__(self, num_engines: int = 2, *, versions: Sequence[int] = (0, 0), **config: Any) -> None:
+    def __init__(self, num_engines: int = 2, *, version: int = 0, **config: Any) -> None:
         spawn: Any = ray.remote(FakeEngine).options(num_cpus=0, max_concurrency=100)
-        self.engines = [spawn.remote(version) for version in versions[:num_engines]]
+        self.engines = [spawn.remote(version) for _ in range(num_engines)]
         self.grader, self.progress = FakeGrader(), FakeProgress()
-        ray.get(
-            [engine.counts.remote() for engine in self.engines]
-        )  # their processes are up: deadlines are for answers
+        self.counts()  # their processes are up: deadlines are for answers
         settings = RolloutConfig(**{"max_tokens": 50, **config})
-        self.pool = RolloutPool(self.engines, self.grader, encode, settings, 0, self.progress)
+        self.fleet = Fleet(list(map(RemoteEngine, self.engines)), 2 * settings.max_num_seqs, self.progress)
+        self.fleet.policy_version = version
+        self.pool = RolloutPool(self.fleet, self.grader, encode, settings, 0, self.progress)
+
+    def kill(self, index: int) -> None:
+        self.engines[index].__ray_call__.remote(lambda _: os._exit(1))
 
     def sample(self, milliseconds: Sequence[int], n: int = 2, **other: Any) -> list[RolloutGroup]:
         problems = [replace(problem(index), answer=str(wait)) for index, wait in enumerate(milliseconds)]
@@ -105,13 +109,13 @@ def test_seeds_differ_by_problem_round_purpose_version_and_run():
     others = [
         setup.sample([1, 1, 1], n=4, round_=1),
         setup.sample([1, 1, 1], n=4, purpose=Purpose.EVALUATE),
-        Setup(versions=(1, 1)).sample([1, 1, 1], n=4),
+        Setup(version=1).sample([1, 1, 1], n=4),
     ]
     assert all(not set(first) & set(seeds(groups)) for groups in others)
 
 
 def test_evaluations_of_two_versions_share_their_seeds():
-    first, second = Setup(versions=(1, 1)), Setup(versions=(2, 2))
+    first, second = Setup(version=1), Setup(version=2)
     assert seeds(first.sample([1], purpose=Purpose.EVALUATE)) == seeds(second.sample([1], purpose=Purpose.EVALUATE))
 
 
@@ -189,7 +193,7 @@ def test_the_same_question_gets_the_same_answer_unless_it_is_asked_anew():
     first = [answer.seed for answer in write(setup, [1], [1], [2])]
     assert len(set(first)) == 3 and first == [answer.seed for answer in write(setup, [1], [1], [2])]
     assert not set(first) & {answer.seed for answer in write(setup, [1], [1], [2], seed=1)}
-    newer = Setup(versions=(1, 1))
+    newer = Setup(version=1)
     assert not set(first) & {answer.seed for answer in write(newer, [1], [1], [2])}
 
 
@@ -227,11 +231,33 @@ def test_a_late_group_is_an_error_that_names_engine_problem_and_setting():
         setup.sample([5000])
 
 
-def test_a_dead_engine_is_one_clear_error():
+def test_without_any_engine_there_is_one_clear_error():
     setup = Setup(1)
-    setup.engines[0].__ray_call__.remote(lambda _: os._exit(1))
-    with pytest.raises(EngineDiedError, match="rollout engine 0 could not say its policy version"):
+    setup.kill(0)
+    with pytest.raises(EngineDiedError, match="rollout engine 0 could not sample 2 rollouts of problem p0: Actor"):
         setup.sample([1])
+    with pytest.raises(EngineDiedError, match="no rollout engine is left"):
+        setup.sample([1])
+
+
+def test_what_a_dead_engine_was_sampling_is_sampled_once_more_by_the_others_with_the_same_seeds():
+    expected = seeds(Setup().sample([300] * 8))
+    setup = Setup()
+
+    async def kill_in_the_middle() -> list[RolloutGroup]:
+        problems = [replace(problem(index), answer="300") for index in range(8)]
+        sampling = asyncio.create_task(setup.pool.sample(problems, 2, Purpose.TRAIN, 0))
+        while await setup.engines[1].now_in_flight.remote() < 4:
+            await asyncio.sleep(0.01)
+        setup.kill(1)
+        return await sampling
+
+    groups = asyncio.run(kill_in_the_middle())
+    assert [group.problem.id for group in groups] == [f"p{index}" for index in range(8)]
+    assert seeds(groups) == expected and sorted(setup.grader.graded) == sorted(group.problem.id for group in groups)
+    assert ray.get(setup.engines[0].counts.remote())[0] == 8
+    assert [member.name for member in setup.fleet.members] == ["rollout engine 0"]
+    assert len([line for line in setup.progress.story if "rollout engine 1 is lost" in line]) == 1
 
 
 def test_a_refused_group_is_one_line_and_no_death():
@@ -242,9 +268,11 @@ def test_a_refused_group_is_one_line_and_no_death():
     assert not isinstance(caught.value, EngineDiedError)
 
 
-def test_engines_at_different_versions_are_refused():
-    with pytest.raises(RuntimeError, match=r"different policy versions \[0, 1\]"):
-        Setup(versions=(0, 1)).sample([1])
+def test_another_version_than_the_published_one_is_refused():
+    setup = Setup(version=1)
+    setup.fleet.policy_version = 2
+    with pytest.raises(RuntimeError, match=r"rollout engine 0 sampled with policy version 1 where 2 was asked for"):
+        setup.sample([1])
 
 
 def test_nothing_to_sample_is_nothing():

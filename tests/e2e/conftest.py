@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 
 from actors import local_ray
+from actors.engine_client import EngineGroup, RemoteEngine, Sampling
+from actors.engine_spawning import close_engines, spawn_engines
+from actors.fleet import Fleet
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
-from actors.rollout_engine import EngineGroup, Sampling
-from actors.rollout_pool import close_engines, spawn_engines
 from actors.weight_sync import EngineWeightSync, weight_sender
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.training_config import LearnerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import TokenIds, TrainingSample, Update
 from tests.factories import tiny_checkpoint
+from tests.fakes import FakeProgress
 
 T = TypeVar("T")
 
@@ -40,7 +43,7 @@ class Pair:
 
     model: ModelConfig
     learner: Learner
-    engine: Any
+    engine: RemoteEngine
     sync: EngineWeightSync
 
     def call(self, method: str, *arguments: object) -> Any:
@@ -80,9 +83,9 @@ def sampling(n: int, seed: int, max_tokens: int) -> Sampling:
     return Sampling(n, max_tokens, TEMPERATURE, seed=seed)
 
 
-async def answer(engine: Any, method: str, *arguments: object) -> Any:
+async def answer(engine: RemoteEngine, method: str, *arguments: object) -> Any:
     """One call of an engine."""
-    return await getattr(engine, method).remote(*arguments)
+    return await getattr(engine, method)(*arguments)
 
 
 def model_config(path: Path) -> ModelConfig:
@@ -108,8 +111,9 @@ async def build_pair(path: Path, num_ranks: int) -> Pair:
     patch = PatchConfig(optimizer=PatchOptimizerConfig(learning_rate=3e-3, lr_schedule="constant", warmup_ratio=0.0))
     settings = LearnerSettings(model, config, patch, ReinforceConfig(kl_coef=0), TEMPERATURE, 1, 0)
     (engine,), learner = await asyncio.gather(spawn_engines(model, rollout, config), Learner.start(settings))
-    sender = weight_sender([engine], model, rollout, config)
-    return Pair(model, learner, engine, EngineWeightSync([engine], learner, sender, PROMPT, TEMPERATURE, config))
+    fleet = Fleet([engine], 2 * rollout.max_num_seqs, FakeProgress())
+    new_sender = partial(weight_sender, fleet, model, rollout, config)
+    return Pair(model, learner, engine, EngineWeightSync(fleet, learner, new_sender, PROMPT, TEMPERATURE, config))
 
 
 @pytest.fixture(scope="session")

@@ -15,5 +15,5 @@ class CorruptingSender(SharedMemorySender):
         if is_main:
             self._slots[-1].zero_()
             self.client.start_weight_update()
-            self.client.update_weights({})
+            self.client.update_weights({"first": 0, "end": len(self._slots)})
             self.client.finish_weight_update()

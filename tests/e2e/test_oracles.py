@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from actors.assembly import build_collecting, build_coordinator, build_weight_sync, start_compute, start_services
+from actors.fleet import Fleet
 from actors.run_folder import RunFolder
 from int_ray.config import Config
 from int_ray.config_file import load_config
@@ -72,7 +73,7 @@ class Compute:
     """What all runs share, and the weights that each begins with."""
 
     stack: AsyncExitStack
-    engines: list[Any]
+    fleet: Fleet
     learner: Any
     weights: Any
     base: Path
@@ -86,12 +87,12 @@ def compute(local_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> It
     stack = AsyncExitStack()
 
     async def start() -> Compute:
-        engines, learner = await start_compute(config, FakeProgress(), stack)
+        fleet, learner = await start_compute(config, FakeProgress(), stack)
         inputs = load_inputs(config)
         problems = ProblemSets(inputs.problems.problems)
-        weights = build_weight_sync(config, inputs.tokenizer, problems, engines, learner)
+        weights = build_weight_sync(config, inputs.tokenizer, problems, fleet, learner)
         await learner.save(base)
-        return Compute(stack, engines, learner, weights, base)
+        return Compute(stack, fleet, learner, weights, base)
 
     with asyncio.Runner() as runner:
         yield runner.run(start())
@@ -109,7 +110,7 @@ def train(compute: Compute, config: Config) -> tuple[RunState, FakeProgress]:
             stack.callback(folder.close)
             services = await start_services(config, folder.path, progress, stack)
             await compute.learner.load(compute.base)
-            ports = await build_collecting(config, inputs.tokenizer, compute.engines, services, progress, stack)
+            ports = await build_collecting(config, inputs.tokenizer, compute.fleet, services, progress, stack)
             whole = Ports(**vars(ports), learner=compute.learner, weights=compute.weights)
             problems = ProblemSets(inputs.problems.problems)
             return await build_coordinator(config, inputs.tokenizer, problems, whole, folder).run(RunState())

@@ -16,13 +16,16 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
+from actors.engine_spawning import close_engines, spawn_engines
+from actors.fleet import Fleet
 from actors.grader_pool import GraderPool
 from actors.oracle_assembly import build_segmenter
-from actors.rollout_pool import RolloutPool, close_engines, spawn_engines
+from actors.rollout_pool import RolloutPool
 from int_ray.chains.pretrain import encode, weighted_loss
 from int_ray.chains.tokenizer import build_tokenizer
 from int_ray.config import Config
 from int_ray.config_file import load_config
+from int_ray.data.problems import load_problems
 from int_ray.interventions import Splicer
 from int_ray.oracle_config import MonteCarloConfig, PolicyOracleConfig
 from int_ray.oracles.chains_prompt import ChainsPrompt
@@ -31,7 +34,6 @@ from int_ray.oracles.exact import ExactOracle
 from int_ray.oracles.monte_carlo import MonteCarloOracle
 from int_ray.oracles.policy_model import PolicyModel
 from int_ray.preflight import load_tokenizer
-from int_ray.problems import load_problems
 from int_ray.prompts import encode_chat, encode_prompt, encode_text
 from int_ray.types import Attempt, OracleReply, Problem, Purpose
 from int_ray.unsolved_window import failed_rollouts
@@ -65,7 +67,7 @@ class World:
     def at(self, temperature: float) -> World:
         """The same engine at another temperature, with nothing masked."""
         rollout = self.config.rollout.model_copy(update={"temperature": temperature, "top_p": 1.0})
-        pool = RolloutPool(self.pool.engines, self.pool.grader, self.pool.encode_prompt, rollout, 0, FakeProgress())
+        pool = RolloutPool(self.pool.fleet, self.pool.grader, self.pool.encode_prompt, rollout, 0, FakeProgress())
         return World(self.config, self.tokenizer, pool)
 
     def failed(self, tried: Sequence[Problem], low: float, high: float, most: int) -> list[Attempt]:
@@ -88,7 +90,8 @@ def start_world(model: Path) -> Iterator[World]:
     try:
         prompt = partial(encode_prompt, tokenizer, template_kwargs={})
         grader = GraderPool("exact", 1, 10.0)
-        yield World(config, tokenizer, RolloutPool(engines, grader, prompt, config.rollout, 0, FakeProgress()))
+        fleet = Fleet(engines, 2 * config.rollout.max_num_seqs, FakeProgress())
+        yield World(config, tokenizer, RolloutPool(fleet, grader, prompt, config.rollout, 0, FakeProgress()))
     finally:
         run(close_engines(engines))
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import ray
 
-from actors.rollout_engine import EngineDiedError, EngineGroup
-from actors.rollout_pool import close_engines, spawn_engines
+from actors.engine_client import EngineDiedError, EngineGroup, RemoteEngine
+from actors.engine_spawning import close_engines, spawn_engines
 from int_ray.types import TokenIds
 from tests.e2e.conftest import (
     LONG_PROMPT,
@@ -96,9 +97,9 @@ def test_context_limit_cuts_the_continuation(tied: Pair):
 class Doomed:
     """An engine and its processes: the actor's own and vLLM's."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: RemoteEngine) -> None:
         self.engine = engine
-        pid = run(answer(engine, "__ray_call__", lambda _: os.getpid()))
+        pid: Any = ray.get(engine.handle.__ray_call__.remote(lambda _: os.getpid()))
         self.actor = psutil.Process(pid)
         self.children = self.actor.children(recursive=True)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from int_ray.timeline import read_spans
+
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "run.iterations=4",
@@ -110,6 +112,20 @@ def test_the_run_folder_is_readable(run_folder: Path):
     assert kept and all(record["success_rate"] > 0 and record["content"] for record in kept)
     assert list((run_folder / "tensorboard").glob("events*"))
     assert "Evaluation" in (run_folder / "output.txt").read_text()
+
+
+def test_the_trace_has_the_work_of_both_processes(run_folder: Path):
+    spans = read_spans(run_folder / "trace.json")
+    runs = [span for span in spans if span.track == "run"]
+    assert len(runs) == 2
+    for run in runs:
+        inside = {(span.track, span.name) for span in spans if run.start <= span.start and span.end <= run.end}
+        assert ("rollout engine 0", "sample_group") in inside and ("weight sync", "publish") in inside
+    assert {("learner", "patch"), ("learner", "save"), ("oracle", "intervene")} <= {
+        (span.track, span.name) for span in spans
+    }
+    idle = json.loads((run_folder / "summary.json").read_text())["idle"]
+    assert 0 < idle["share"] < 1 and idle["of_seconds"] == pytest.approx(sum(run.end - run.start for run in runs), 0.1)
 
 
 def test_the_checkpoint_is_an_ordinary_model_folder(run_folder: Path):

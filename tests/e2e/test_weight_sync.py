@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
-from ray.exceptions import RayError
 
-from actors.weight_senders import SharedMemorySender
-from actors.weight_sync import EngineWeightSync, WeightSyncError
+from actors.weight_senders import UpdateClient
+from actors.weight_sync import EngineWeightSync, SendingLearner, WeightSyncError
+from int_ray.training_config import LearnerConfig
 from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, Pair, random_batches, run, sampling
 from tests.e2e.corrupting_sender import CorruptingSender
 
@@ -50,42 +49,48 @@ class LateChange:
 
 
 def test_a_corrupted_tensor_is_a_weight_sync_error(tied: Pair):
-    sender = CorruptingSender(tied.sync.sender.client, "float32")
-    broken = EngineWeightSync(tied.sync.engines, tied.learner, sender, PROMPT, 0.6, tied.sync.config)
+    broken = EngineWeightSync(
+        tied.sync.fleet, tied.learner, lambda: CorruptingSender(client(tied), "float32"), PROMPT, 0.6, tied.sync.config
+    )
     with pytest.raises(WeightSyncError, match=r"^weights version 9: engine and learner differ by [0-9.e+]+ in a token"):
         run(broken.publish(9))
 
 
 def test_weights_that_change_before_the_canary_are_a_weight_sync_error(tied: Pair):
-    broken = EngineWeightSync(tied.sync.engines, LateChange(tied), tied.sync.sender, PROMPT, 0.6, tied.sync.config)
+    broken = with_learner(tied, LateChange(tied))
     with pytest.raises(WeightSyncError, match=r"canary_tolerance"):
         run(broken.publish(10))
 
 
 def test_the_next_sync_after_a_broken_one_is_right_again(tied: Pair):
-    run(EngineWeightSync(tied.sync.engines, tied.learner, new_sender(tied), PROMPT, 0.6, tied.sync.config).publish(11))
+    run(with_learner(tied, tied.learner).publish(11))
     group = tied.call("sample_group", PROMPT, NO_PREFIX, sampling(8, 3, 30))
     assert tied.error(PROMPT, group) <= ERROR
 
 
-def new_sender(pair: Pair) -> SharedMemorySender:
-    return SharedMemorySender(pair.sync.sender.client, "float32")
+def with_learner(pair: Pair, learner: SendingLearner, config: LearnerConfig | None = None) -> EngineWeightSync:
+    """Another sync to the same engine."""
+    sync = pair.sync
+    return EngineWeightSync(sync.fleet, learner, sync.new_sender, PROMPT, 0.6, config or sync.config)
+
+
+def client(pair: Pair) -> UpdateClient:
+    return UpdateClient([pair.engine.handle], 1, 60.0)
 
 
 def test_a_missed_deadline_names_what_it_waited_for(tied: Pair):
     hurried = tied.sync.config.model_copy(update={"deadline_s": 1e-4})
-    impatient = EngineWeightSync(tied.sync.engines, tied.learner, new_sender(tied), PROMPT, 0.6, hurried)
-    with pytest.raises(WeightSyncError, match=r"weight sync waited 0\.0001 s .* for the learner to open"):
-        run(impatient.publish(12))
+    with pytest.raises(WeightSyncError, match=r"weight sync waited 0\.0001 s .* for rollout engine 0 to pause"):
+        run(with_learner(tied, tied.learner, hurried).publish(12))
 
 
 def test_an_abandoned_request_does_not_stand_in_the_way_of_new_weights(tied: Pair):
     async def abandon() -> None:
-        request = tied.engine.sample_group.remote(PROMPT, NO_PREFIX, sampling(64, 0, 350))
+        request = asyncio.create_task(tied.engine.sample_group(PROMPT, NO_PREFIX, sampling(64, 0, 350)))
         await asyncio.sleep(0.3)
-        ray.cancel(request)
-        with pytest.raises(RayError):
-            await asyncio.wait_for(request, 30)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
 
     run(abandon())
     sync(tied, 13)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ import ray
 import torch
 
 from actors import local_ray
+from actors.engine_client import RemoteEngine
+from actors.fleet import Fleet
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.rollout_engine import RolloutEngine
 from actors.weight_senders import WeightSender
@@ -21,6 +24,7 @@ from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.training_config import LearnerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import Logprobs, TokenIds, TrainingSample
 from tests.factories import tiny_checkpoint
+from tests.fakes import FakeProgress
 
 PROMPT = np.arange(10, 30, dtype=np.int32)
 NEEDED_GPUS = {"nccl": 2, "ipc": 1}
@@ -57,9 +61,10 @@ async def publish_twice(path: Path, backend: Literal["nccl", "ipc"]) -> list[flo
     share = 1.0 if backend == "nccl" else 0.4
     one = OneRank(LearnerSettings(model, learner, patch, ReinforceConfig(kl_coef=0), 0.6, 1, 0), share)
     spawn: Any = ray.remote(RolloutEngine).options(num_cpus=0, num_gpus=share, max_concurrency=16)
-    engine = spawn.remote(model, rollout, learner)
-    await engine.start.remote()
-    sync = EngineWeightSync([engine], one, weight_sender([engine], model, rollout, learner), PROMPT, 0.6, learner)
+    engine = RemoteEngine(spawn.remote(model, rollout, learner))
+    await engine.start()
+    fleet = Fleet([engine], 2 * rollout.max_num_seqs, FakeProgress())
+    sync = EngineWeightSync(fleet, one, partial(weight_sender, fleet, model, rollout, learner), PROMPT, 0.6, learner)
     errors = [(await sync.publish(1))["sync/canary_error"]]
     token_ids = np.random.default_rng(0).integers(5, 260, 40).astype(np.int32)
     mask = np.array([0] + [1] * 39, np.uint8)
@@ -68,7 +73,7 @@ async def publish_twice(path: Path, backend: Literal["nccl", "ipc"]) -> list[flo
     await one.rank.patch.remote([[TrainingSample(token_ids[::-1].copy(), mask)]] * 3)
     if await sync._canary_error(2) <= learner.canary_tolerance:
         raise WeightSyncError("the canary does not notice weights that were never sent")
-    await engine.close.remote()
+    await engine.close()
     return errors
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -95,6 +96,23 @@ def test_the_summary_says_what_the_oracle_has_cost(tmp_path: Path):
     out = io.StringIO()
     show_summary(summary, Console(file=out, width=200))
     assert "1 calls, 500,000 tokens read, 7 written; cost 0.500" in out.getvalue()
+
+
+def test_the_summary_says_how_long_neither_engines_nor_learner_worked(tmp_path: Path):
+    folder = RunFolder(tmp_path, tensorboard=False)
+    folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
+    run = [{"ph": "M", "pid": 1, "tid": 1, "name": "thread_name", "args": {"name": "run"}}]
+    run += [{"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "learner"}}]
+    run += [{"ph": "B", "pid": 1, "tid": 1, "ts": 0, "name": "training"}]
+    run += [{"ph": "B", "pid": 1, "tid": 2, "ts": 1e6, "name": "patch"}, {"ph": "E", "pid": 1, "tid": 2, "ts": 7e6}]
+    run += [{"ph": "B", "pid": 1, "tid": 2, "ts": 7e6, "name": "save"}, {"ph": "E", "pid": 1, "tid": 2, "ts": 10e6}]
+    run += [{"ph": "E", "pid": 1, "tid": 1, "ts": 10e6}]
+    (tmp_path / "trace.json").write_text("".join(json.dumps(event) + ",\n" for event in run))
+    summary = summarise(folder, RunState(1), 10.0, {})
+    assert summary["idle"] == {"share": 0.4, "of_seconds": 10.0, "seconds": {"learner save": 3.0, "nothing": 1.0}}
+    out = io.StringIO()
+    show_summary(summary, Console(file=out, width=200))
+    assert "40% of the time after start-up, most of it in learner save 30%, nothing 10%" in out.getvalue()
 
 
 COUNTS = {"intervention/problems": 3, "intervention/attempts": 6, "intervention/tested": 5, "intervention/kept": 2}

@@ -14,6 +14,7 @@ from actors.coordinator import Coordinator, OracleOutage
 from actors.run_folder import RunFolder
 from int_ray.config import Config
 from int_ray.config_file import parse_config
+from int_ray.data.batches import ProblemBatches
 from int_ray.intervention_records import read_intervention
 from int_ray.intervention_round import InterventionRound
 from int_ray.ports import Ports
@@ -49,17 +50,28 @@ class World:
         return [event for event in map(json.loads, lines) if event["event"] == "intervention_round"]
 
 
-def config(folder: Path, mixed: int = 0, **sections: Any) -> Config:
+def config(folder: Path, mixed: int = 0, staleness: int = 0, **sections: Any) -> Config:
     return parse_config(
         {
             "schedule": sections.pop("schedule", "plateau"),
             "model": {"path": "unused", "max_length": 256},
             "problems": {"train": "unused", "reward": "exact", "mixed": "unused" if mixed else None},
-            "rollout": {"batch_size": 4, "n": 4, "max_tokens": 128, "mixed": mixed},
+            "rollout": {
+                "batch_size": 4,
+                "n": 4,
+                "max_tokens": 128,
+                "mixed": mixed,
+                "staleness": staleness,
+                "top_p": 1.0 if staleness else 0.95,
+            },
             "oracle": {"attempts": 2} | sections.pop("oracle", {}),
             "trigger": {"patience": 2, "cooldown": 1} | sections.pop("trigger", {}),
             "patch": {"continuations": 4, "epochs": 1},
-            "reinforce": {"mini_batch_size": 2},
+            "reinforce": {
+                "mini_batch_size": 2,
+                "zero_advantage": "drop",
+                "importance_cap": 2.0 if staleness else None,
+            },
             "evaluate": {"n": 4, "k": [1, 2]},
             "run": {"folder": str(folder), "iterations": 6, "checkpoint_every": 3},
         }
@@ -252,3 +264,70 @@ def test_evaluation_before_and_after_uses_the_same_seeds(tmp_path: Path):
     evaluations = [call for call in world.rollouts.calls if call[0] is Purpose.EVALUATE]
     assert evaluations == [(Purpose.EVALUATE, 2, 0)] * 2
     assert sorted(world.folder.scores()) == [0, 6]
+
+
+def test_sampling_ahead_reinforces_what_older_policies_sampled_and_says_how_old(tmp_path: Path):
+    world = build(tmp_path, FakePolicy({f"p{index}": 0.5 for index in range(8)}), staleness=2)
+    state = world.run()
+    assert state.iteration == 6 and world.learner.phases[0] == "reinforce"
+    sampled = [call for call in world.rollouts.calls if call[0] is Purpose.TRAIN]
+    assert sampled == [(Purpose.TRAIN, 1, number + 1) for number in range(24)]  # one by one, none in vain
+    rows = world.metrics()
+    assert [row["rollout/staleness_max"] for row in rows] == [0, 1, 2, 2, 1, 0]
+    assert any(", staleness 2.0 (max 2), " in line for line in world.progress.story)
+
+
+def test_a_patch_first_reinforces_all_that_was_sampled_ahead(tmp_path: Path):
+    world = build(tmp_path, staleness=2)
+    order: list[tuple[str, int]] = []
+    world.coordinator.round.run = watched(world.coordinator.round.run, lambda: order.append(("round", sampled())))
+    world.coordinator.train = watched(world.coordinator.train, lambda: order.append(("train", sampled())))
+
+    def sampled() -> int:
+        return sum(purpose is Purpose.TRAIN for purpose, _, _ in world.rollouts.calls)
+
+    world.run()
+    # The trigger fires in iteration 2, when four batches of four have been submitted: no other comes before the round.
+    assert order[:4] == [("train", 12), ("train", 16), ("train", 16), ("round", 16)]
+    files = sorted((tmp_path / "rollouts").iterdir())
+    assert [len(path.read_text().splitlines()) for path in files] == [4, 12, 4, 4, 4, 4]
+    second = world.metrics()[1]
+    assert (second["rollout/unsolved"], second["drained/rollout/unsolved"]) == (1.0, 1.0)
+    third = world.metrics()[2]
+    assert (third["rollout/reward"], third["rollout/staleness_max"]) == (0.5, 0)  # all by the patched policy
+
+
+def watched(method: Any, before: Any) -> Any:
+    async def wrapper(*arguments: Any, **named: Any) -> Any:
+        before()
+        return await method(*arguments, **named)
+
+    return wrapper
+
+
+def test_a_resumed_run_samples_again_what_was_not_trained_on(tmp_path: Path):
+    first = build(tmp_path, schedule="never", staleness=1)
+    first.run()
+    state = RunState(**json.loads((tmp_path / "checkpoints" / "iteration_000003" / "state.json").read_text()))
+    assert (state.submitted, state.pending) == (20, list(range(12, 20)))
+    second = build(tmp_path, first.policy, schedule="never", staleness=1)
+    assert second.run(state).pending == []
+    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == list(range(13, 25))
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_a_checkpoint_of_a_run_that_knew_no_staleness_is_resumed(tmp_path: Path, staleness: int):
+    world = build(tmp_path, staleness=staleness)
+    old = {"iteration": 4, "policy_version": 1, "intervention_rounds": 0, "window_start": 0, "trigger": {}}
+    assert world.run(RunState(**old)).iteration == 6
+    (path,) = (tmp_path / "rollouts").glob("*05.jsonl")
+    asked = [json.loads(line)["problem_id"] for line in path.read_text().splitlines()]
+    assert asked == [item.id for item in ProblemBatches([problem(index) for index in range(8)], 4, 0).batch(4)]
+
+
+def test_the_paper_with_sampling_ahead_still_collects_first(tmp_path: Path):
+    world = build(tmp_path, schedule="paper", staleness=2)
+    assert world.run().iteration == 6
+    sampled = [count for purpose, count, _ in world.rollouts.calls if purpose is Purpose.TRAIN]
+    assert sampled == [8] + [1] * 20
+    assert [row.get("rollout/staleness_max") for row in world.metrics()] == [None, 0, 1, 2, 2, 1]

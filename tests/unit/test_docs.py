@@ -14,6 +14,9 @@ from int_ray.config_file import parse_config
 ROOT = Path(__file__).parents[2]
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
 ORACLES = (ROOT / "docs/oracles.md").read_text()
+DATA = (ROOT / "docs/data.md").read_text()
+EVALUATION = (ROOT / "docs/evaluation.md").read_text()
+PAGES_WITH_SETTINGS = (QUICKSTART, ORACLES, DATA, EVALUATION)
 
 
 def blocks(language: str, page: str = QUICKSTART) -> list[str]:
@@ -26,7 +29,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | inner
 
 
-@pytest.mark.parametrize("text", [*blocks("yaml"), *blocks("yaml", ORACLES)])
+@pytest.mark.parametrize("text", [text for page in PAGES_WITH_SETTINGS for text in blocks("yaml", page)])
 def test_every_settings_example_is_a_config(text: str):
     config = yaml.safe_load((ROOT / "configs/quickstart.yaml").read_text())
     parse_config(merged(config, yaml.safe_load(text)))

@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from actors.grader_pool import GraderPool
+from int_ray.data.problems import load_problems
+from int_ray.data_config import ProblemsConfig
 from int_ray.types import Outcome, Problem
 from tests.factories import completion, problem
 
@@ -136,3 +138,15 @@ def children() -> list[psutil.Process]:
     """The grading processes; multiprocessing's resource tracker stays for good."""
     found = psutil.Process().children(recursive=True)
     return [child for child in found if "resource_tracker" not in " ".join(child.cmdline())]
+
+
+def test_a_generated_task_judges_with_its_own_scorer() -> None:
+    config = ProblemsConfig.model_validate({"train": {"path": "reasoning_gym:gcd", "options": {"size": 2}}})
+    asked = load_problems(config.train, config).problems[1]
+    pool = GraderPool("reasoning_gym", workers=1, timeout_s=TIMEOUT_S)
+    texts = [completion(f"\\boxed{{{answer}}}") for answer in (asked.answer, f" {asked.answer} ", "x" + asked.answer)]
+    outcomes = asyncio.run(pool.grade(asked, [*texts, completion(asked.answer)]))
+    stray = asyncio.run(pool.grade(Problem("p", "?", "14"), [completion("\\boxed{15}")]))
+    pool.close()
+    assert outcomes == [Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, Outcome.UNPARSABLE]
+    assert stray == [Outcome.ERROR]

@@ -340,7 +340,7 @@ def test_an_own_row_that_is_too_long_for_this_run(tmp_path: Path):
     ("name", "content", "line"),
     [
         ("absent.jsonl", None, "absent.jsonl is no file"),
-        ("x.csv", "a,b\n", "neither .jsonl nor .parquet"),
+        ("x.txt", "a,b\n", "neither .jsonl nor .parquet"),
         ("x.parquet", "no parquet", "no readable Parquet file"),
         ("x.jsonl", "{}\n{}\n{\n", "none of the 3 rows .*; 2 of them: neither 'problem'"),
     ],

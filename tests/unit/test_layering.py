@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = {
-    "int_ray": {"actors", "launch", "tests", "ray", "vllm"},
-    "actors": {"launch", "tests"},
-    "launch": {"tests"},
+    "int_ray": {"actors", "launch", "benchmarks", "tests", "ray", "vllm"},
+    "actors": {"launch", "benchmarks", "tests"},
+    "launch": {"benchmarks", "tests"},
 }
 
 

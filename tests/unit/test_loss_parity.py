@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from int_ray.compute.head import token_logprobs
 from int_ray.losses.grpo import GrpoInputs, grpo_loss, k3
-from int_ray.losses.logprobs import token_logprobs
 from int_ray.losses.sft import sft_loss
 from int_ray.training_config import ReinforceConfig
 from tests.factories import tiny_checkpoint
@@ -32,26 +33,45 @@ class Batch:
         positions = torch.arange(WIDTH)
         self.attention = positions < lengths
         self.mask = self.attention & (positions >= PROMPT)
-        with torch.no_grad():
-            logits = model(input_ids=self.token_ids).logits
-        self.policy_logprobs, self.entropy = token_logprobs(logits, self.token_ids, TEMPERATURE)
-        self.old_logprobs = self.policy_logprobs + 0.3 * torch.randn(ROWS, WIDTH, generator=generator)
-        self.ref_logprobs = self.policy_logprobs + 0.3 * torch.randn(ROWS, WIDTH, generator=generator)
+        self.policy_logprobs, self.entropy = (part.requires_grad_() for part in score(model, self.token_ids))
+        self.old_logprobs = self.policy_logprobs.detach() + 0.3 * torch.randn(ROWS, WIDTH, generator=generator)
+        self.ref_logprobs = self.policy_logprobs.detach() + 0.3 * torch.randn(ROWS, WIDTH, generator=generator)
         self.advantages = torch.randn(ROWS, generator=generator)
 
     def grpo(self, config: ReinforceConfig, count: int) -> tuple[torch.Tensor, dict[str, float]]:
-        """Our loss and metric means."""
+        """Our loss and metric means, from the trained tokens one after the other."""
+        tokens = self.mask.sum(1, keepdim=True)
+        weights = torch.ones_like(tokens) if config.loss_mean == "token" else 1 / tokens
         inputs = GrpoInputs(
-            self.policy_logprobs,
-            self.entropy,
-            self.old_logprobs,
-            self.ref_logprobs if config.kl_coef > 0 else None,
-            torch.full_like(self.old_logprobs, torch.nan),
-            self.advantages,
-            self.mask,
+            self.policy_logprobs[self.mask],
+            self.entropy[self.mask],
+            self.old_logprobs[self.mask],
+            self.ref_logprobs[self.mask] if config.kl_coef > 0 else None,
+            torch.full_like(self.old_logprobs[self.mask], torch.nan),
+            self.advantages[:, None].expand_as(self.mask)[self.mask],
+            weights.float().expand_as(self.mask)[self.mask],
         )
         loss, metrics = grpo_loss(inputs, config, count)
         return loss, {name: (parts[0] / parts[1]).item() for name, parts in metrics.items()}
+
+
+def score(
+    model: PreTrainedModel, token_ids: torch.Tensor, temperature: float = TEMPERATURE, *, train: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Our head's log-probs and entropies of padded rows, 0 at the first position. [B, T] each"""
+    with torch.set_grad_enabled(train):
+        hidden = model.get_decoder()(input_ids=token_ids).last_hidden_state[:, :-1]
+        parts = token_logprobs(hidden.flatten(0, 1), model.lm_head.weight, token_ids[:, 1:].flatten(), temperature, 16)
+        logprobs, entropy = (pad(part.view(len(token_ids), -1), (1, 0)) for part in parts)
+    return logprobs, entropy
+
+
+def assert_same(batch: Batch, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Losses to 1e-5, and so their gradients."""
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    leaves = (batch.policy_logprobs, batch.entropy)
+    pairs = (torch.autograd.grad(loss, leaves, retain_graph=True, materialize_grads=True) for loss in (ours, theirs))
+    torch.testing.assert_close(*pairs, rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +137,7 @@ def test_token_mean_equals_trl(model: PreTrainedModel, loss_type: str, seed: int
     batch = Batch(model, seed)
     loss, metrics = batch.grpo(CONFIG, int(batch.mask.sum()))
     expected, trl_metrics = trl_grpo_loss(batch, loss_type, CONFIG)
-    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    assert_same(batch, loss, expected)
     assert metrics["ref_kl"] == pytest.approx(trl_metrics["kl"], abs=1e-5)
     assert metrics["entropy"] == pytest.approx(trl_metrics["entropy"], abs=1e-5)
     assert metrics["clip_fraction"] == pytest.approx(trl_metrics["clip_ratio/region_mean"], abs=1e-6)
@@ -129,7 +149,7 @@ def test_sequence_mean_equals_trl(model: PreTrainedModel, seed: int) -> None:
     # TRL takes the entropy bonus over tokens in every loss type; ours is part of the objective, so it stays out here.
     config = CONFIG.model_copy(update={"loss_mean": "sequence", "entropy_coef": 0.0})
     loss, _ = batch.grpo(config, ROWS)
-    torch.testing.assert_close(loss, trl_grpo_loss(batch, "grpo", config)[0], rtol=0, atol=1e-5)
+    assert_same(batch, loss, trl_grpo_loss(batch, "grpo", config)[0])
 
 
 def test_trl_parity_sees_a_difference(model: PreTrainedModel) -> None:
@@ -155,8 +175,8 @@ def test_sft_loss_and_its_gradients_equal_trl(tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint(tmp_path), dtype=torch.float32)
     batch = Batch(model, seed=0)
     weights = list(model.parameters())
-    logprobs, _ = token_logprobs(model(input_ids=batch.token_ids).logits, batch.token_ids, 1.0)
-    loss, _ = sft_loss(logprobs, batch.mask, int(batch.mask.sum()))
+    logprobs, _ = score(model, batch.token_ids, 1.0, train=True)
+    loss, _ = sft_loss(logprobs[batch.mask], int(batch.mask.sum()))
     gradients = torch.autograd.grad(loss, weights)
 
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "is_top1"))
@@ -213,7 +233,7 @@ def test_policy_loss_equals_openrlhf(
     expected, clip_ratio, approx_kl, *_ = policy_loss(
         batch.policy_logprobs, batch.old_logprobs, batch.advantages[:, None], batch.mask.float()
     )
-    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-5)
+    assert_same(batch, loss, expected)
     assert metrics["clip_fraction"] == pytest.approx(clip_ratio.item(), abs=1e-6)
     assert metrics["approx_kl"] == pytest.approx(approx_kl.item(), abs=1e-5)
 
@@ -227,9 +247,9 @@ def test_k3_equals_openrlhf(model: PreTrainedModel, openrlhf_models: tuple[Modul
 def test_sft_loss_equals_openrlhf(model: PreTrainedModel, openrlhf_models: tuple[ModuleType, ModuleType]) -> None:
     batch, (losses, _) = Batch(model, seed=0), openrlhf_models
     logits = model(input_ids=batch.token_ids).logits
-    logprobs, _ = token_logprobs(logits, batch.token_ids, 1.0)
+    logprobs, _ = score(model, batch.token_ids, 1.0)
     count = int(batch.mask.sum())
-    loss, _ = sft_loss(logprobs, batch.mask, count)
+    loss, _ = sft_loss(logprobs[batch.mask], count)
     torch.testing.assert_close(loss, losses.SFTLoss()(logprobs, batch.mask, batch_num_tokens=count), rtol=0, atol=1e-5)
     labels = batch.token_ids.where(batch.mask, -100)
     torch.testing.assert_close(loss, losses.GPTLMLoss()(logits, labels), rtol=0, atol=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,10 +14,11 @@ from int_ray.metrics import (
     evaluate_set,
     pass_at_k,
     rollout_metrics,
+    staleness_metrics,
     unsolved_ratio,
     zero_advantage_ratio,
 )
-from tests.factories import group
+from tests.factories import completion, group
 
 
 @pytest.mark.parametrize("n", range(1, 7))
@@ -99,3 +101,19 @@ def test_an_undetermined_problem_is_neither_solved_nor_unsolved() -> None:
 def test_an_empty_set_has_no_score() -> None:
     with pytest.raises(ValueError, match="without problems"):
         evaluate_set([], ks=(1,), seed=0)
+
+
+def test_staleness_counts_tokens_and_follows_a_switch_of_weights() -> None:
+    young, old = group("c", version=3), group("c", version=1)
+    (rollout,) = old.rollouts
+    length = len(rollout.completion.token_ids)  # that of both
+    switched = replace(rollout, completion=replace(rollout.completion, switches=(length - 4, length - 1)))
+    old = replace(old, rollouts=(switched,))  # of versions 1, then 2 for three tokens, then 3 for one
+    metrics = staleness_metrics([young, old], policy_version=3)
+    assert metrics["rollout/staleness_max"] == 2
+    assert metrics["rollout/staleness_mean"] == pytest.approx((2 * (length - 4) + 1 * 3) / (2 * length))
+
+
+def test_a_response_without_tokens_is_not_stale() -> None:
+    empty = replace(group("t").rollouts[0], completion=completion("", finished=False))
+    assert set(staleness_metrics([replace(group(""), rollouts=(empty,))], policy_version=5).values()) == {0.0}

@@ -8,7 +8,9 @@ import pytest
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, parse_config
-from int_ray.preflight import is_local, load_inputs
+from int_ray.preflight import is_local, length_check, load_inputs
+from int_ray.prompts import encode_prompt
+from int_ray.types import Problem
 from tests.factories import tiny_checkpoint
 
 ROWS = [{"problem": "1+2=?", "answer": "3"}, {"problem": "1+2=?"}, {"problem": "1+2" * 60, "answer": "3"}]
@@ -129,3 +131,29 @@ def test_model_and_data_mistakes_come_together(tmp_path: Path, model: Path):
 def test_what_counts_as_a_hub_name(tmp_path: Path):
     assert not is_local("Qwen/Qwen3-4B-Instruct-2507")
     assert is_local("data/absent.jsonl") and is_local("./a/b") and is_local(str(tmp_path)) and is_local("absent")
+
+
+def test_training_data_is_cleared_of_what_the_evaluation_asks(tmp_path: Path, model: Path):
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps({"problem": " 1 + 2 = ", "answer": "3"}) + "\n")
+    (line,) = mistakes(config(tmp_path, model, evaluate={"sets": {"test": str(held_out)}}))
+    assert "none of 1 problems is left" in line and "the same question as '1' of evaluate.sets.test" in line
+    problems = {"train": str(tmp_path / "rows.jsonl"), "reward": "exact", "decontaminate": False}
+    inputs = load_inputs(config(tmp_path, model, evaluate={"sets": {"test": str(held_out)}}, problems=problems))
+    assert len(inputs.problems.problems) == 1
+
+
+def test_an_evaluation_set_may_be_the_training_data_itself(tmp_path: Path, model: Path):
+    train = str(tmp_path / "." / "rows.jsonl")
+    inputs = load_inputs(config(tmp_path, model, evaluate={"sets": {"train_itself": train}}))
+    assert inputs.problems.problems == inputs.evaluation_sets["train_itself"].problems
+
+
+def test_long_questions_are_found_without_tokenizing_short_ones(tmp_path: Path, model: Path):
+    settings = config(tmp_path, model)
+    tokenizer = load_inputs(settings).tokenizer
+    check = length_check(settings, tokenizer, settings.rollout.max_tokens)
+    room = settings.model.max_length - settings.rollout.max_tokens
+    for question in ("1" * length for length in range(1, 80)):
+        prompt = encode_prompt(tokenizer, Problem("p", question, "1"), {})
+        assert check(Problem("p", question, "1")) == (len(prompt) > room)

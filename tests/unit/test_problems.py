@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from int_ray.config import Columns, ProblemsConfig
-from int_ray.problems import DataError, LoadedProblems, ProblemBatches, load_problems, write_quarantine
+from int_ray.data.batches import ProblemBatches
+from int_ray.data.problems import LoadedProblems, load_problems, write_quarantine
+from int_ray.data.rows import DataError
+from int_ray.data_config import Columns, ProblemsConfig
 from int_ray.types import Problem
 
 GOOD = {"problem": "1+1=?", "answer": "2", "solution": "1+1=2"}

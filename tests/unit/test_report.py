@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from errno import ENOSPC
 from html.parser import HTMLParser
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from actors.run_folder import RunFolder
+from actors.trace import Trace
 from int_ray.config_file import ConfigError
 from int_ray.report.comparison import Comparison
 from int_ray.report.examples import Example, choose_examples, read_examples
@@ -396,3 +398,17 @@ def test_the_command_prints_the_path_or_one_clear_line(tmp_path: Path):
     result = CliRunner().invoke(app, ["report", str(tmp_path)])
     assert result.exit_code == 2
     assert result.stderr == f"error: {tmp_path} holds no run: it has neither journal.jsonl nor metrics.jsonl\n"
+
+
+def test_the_report_shows_when_engines_and_learner_worked(tmp_path: Path):
+    folder = write_run(tmp_path / "run")
+    trace = Trace(folder / "trace.json")
+    with trace.span("run", "training"):
+        for track, name in (("rollout engine 0", "sample_group"), ("learner", "reinforce")):
+            with trace.span(track, name):
+                time.sleep(0.01)
+    trace.close()
+    labels = Elements(write_report(folder).read_text()).values("aria-label")
+    assert any(label.startswith("When engines and learner worked; neither did for ") for label in labels)
+    (folder / "trace.json").unlink()
+    assert "Engines and learner" not in words(write_report(folder))

@@ -76,8 +76,8 @@ def test_nothing_to_patch_is_no_batch() -> None:
     assert patch_batches([], PatchConfig(), seed=0) == []
 
 
-def test_only_groups_with_a_signal_and_judged_rollouts_are_reinforced() -> None:
-    config = ReinforceConfig(mini_batch_size=2, advantage_std=False)
+def test_dropping_leaves_groups_with_a_signal_and_judged_rollouts() -> None:
+    config = ReinforceConfig(mini_batch_size=2, advantage_std=False, zero_advantage="drop")
     groups = [group("wwww"), group("cwxe"), group("cccc"), group("ccww"), group("cx"), group("wc")]
     batches = reinforce_batches(groups, config, max_tokens=100)
     advantages = [[sample.advantage for sample in batch] for batch in batches]
@@ -116,10 +116,31 @@ def test_overlong_responses_lose_reward_in_the_buffer_only() -> None:
     assert [sample.advantage for sample in batch] == pytest.approx([1 / 6, -1 / 3, 1 / 6])
 
 
-def test_a_penalty_alone_is_no_signal() -> None:
+def test_keeping_counts_every_judged_group() -> None:
+    config = ReinforceConfig(mini_batch_size=2, advantage_std=False, zero_advantage="keep")
+    groups = [group("ww"), group("xe"), group("cw"), group("cc")]
+    batches = reinforce_batches(groups, config, max_tokens=100)
+    advantages = [[sample.advantage for sample in batch] for batch in batches]
+    assert advantages == [[0, 0, 0.5, -0.5], [0, 0]]
+
+
+def test_without_any_signal_there_is_something_to_train_only_for_kl_or_entropy() -> None:
+    dead = [group("ww"), group("cc")]
+    plain = ReinforceConfig(kl_coef=0.0, entropy_coef=0.0)
+    assert reinforce_batches(dead, plain, max_tokens=100) == []
+    assert len(reinforce_batches([*dead, group("cw")], plain, max_tokens=100)) == 1
+    for regularized in (ReinforceConfig(kl_coef=0.1), ReinforceConfig(kl_coef=0.0, entropy_coef=0.1)):
+        assert len(reinforce_batches(dead, regularized, max_tokens=100)) == 1
+        assert reinforce_batches([group("xx")], regularized, max_tokens=100) == []
+
+
+def test_a_penalty_alone_is_a_signal_unless_such_groups_are_dropped() -> None:
     answers = (rollout(10, Outcome.WRONG), rollout(1, Outcome.WRONG))
-    config = ReinforceConfig(overlong_buffer=4)
-    assert reinforce_batches([RolloutGroup(problem(), ids(3), ids(), answers)], config, max_tokens=10) == []
+    groups = [RolloutGroup(problem(), ids(3), ids(), answers)]
+    keep = ReinforceConfig(overlong_buffer=4, kl_coef=0.0, advantage_std=False)
+    [[long, short]] = reinforce_batches(groups, keep, max_tokens=10)
+    assert (long.advantage, short.advantage) == (-0.5, 0.5)
+    assert reinforce_batches(groups, keep.model_copy(update={"zero_advantage": "drop"}), max_tokens=10) == []
 
 
 def test_spread_gives_every_part_its_share():

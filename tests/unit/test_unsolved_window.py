@@ -35,6 +35,14 @@ def test_the_latest_group_is_shown_and_undetermined_ones_are_not():
     assert window.stayed_unsolved() == []
 
 
+def test_more_groups_of_an_iteration_take_no_place_in_the_window():
+    window = UnsolvedWindow(2)
+    window.add([group("ww", index=0), group("ww", index=1)])
+    window.add([group("ww", index=2)])
+    window.extend([group("cw", index=0), group("ww", index=3)])
+    assert len(window) == 2 and ids(window.stayed_unsolved()) == ["p1", "p2", "p3"]
+
+
 def test_failed_rollouts_are_different_finished_first_and_graded():
     mixed = group("twwxc")
     texts = ["long", "first", "first", "unjudged", "right"]

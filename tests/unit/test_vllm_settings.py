@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.vllm_settings import TRANSFER_BACKENDS, WORKER_EXTENSIONS, engine_environment
+from actors.vllm_settings import TRANSFER_BACKENDS, WORKER_EXTENSIONS, engine_arguments, engine_environment
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.training_config import LearnerConfig
 
@@ -42,3 +42,21 @@ def test_vllm_waits_for_its_engine_as_long_as_the_config_says():
 def test_every_way_to_sync_weights_has_a_backend():
     choices = {"shm", "nccl", "ipc"}
     assert set(TRANSFER_BACKENDS) == set(WORKER_EXTENSIONS) == choices
+
+
+def arguments(**learner: object) -> dict[str, object]:
+    rollout = RolloutConfig(max_tokens=8, staleness=1, tensor_parallel_size=2)
+    return engine_arguments(
+        ModelConfig(path="org/model", max_length=16), rollout, LearnerConfig.model_validate(learner)
+    )
+
+
+def test_engines_that_share_a_gpu_can_sleep_and_others_need_not():
+    assert arguments(device="cuda", weight_sync="ipc")["enable_sleep_mode"]
+    assert not arguments(device="cuda", weight_sync="nccl")["enable_sleep_mode"]
+
+
+def test_an_engine_on_several_gpus_runs_its_own_workers_and_the_canary_goes_first():
+    found = arguments(device="cuda")
+    assert (found["tensor_parallel_size"], found["distributed_executor_backend"]) == (2, "mp")
+    assert found["scheduling_policy"] == "priority"

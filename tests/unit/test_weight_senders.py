@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
 import torch
 
-from actors.weight_senders import EngineClient, FullWeights, SharedMemorySender, allocate
+from actors import weight_senders
+from actors.weight_senders import FullWeights, SharedMemorySender, UpdateClient, allocate, copy_weight
 
 
-class RecordingClient(EngineClient):
+class RecordingClient(UpdateClient):
     """Keeps calls instead of making them, and reads the shared file as an engine would."""
 
     def __init__(self, num_engines: int = 1, workers: int = 1) -> None:
         super().__init__(cast(Any, [None] * num_engines), workers, 1.0)
         self.calls: list[tuple[str, Any]] = []
 
-    def _call(self, method: str, arguments: Any = None) -> None:
+    def _begin(self, method: str, arguments: Any = None) -> Callable[[], None]:
         self.calls.append((method, arguments))
         if method == "init_weight_transfer_engine" and "path" in arguments[0]:
             info = arguments[0]
             self.mode = os.stat(info["path"]).st_mode & 0o777
             self.file = torch.from_file(info["path"], shared=True, size=info["num_bytes"], dtype=torch.uint8)
+        return lambda: self.calls.append((f"{method} done", None)) if method == "update_weights" else None
 
 
 def model() -> torch.nn.Module:
@@ -52,8 +55,28 @@ def test_shared_file_holds_the_cast_weights_at_aligned_offsets_and_is_reused():
         assert (info["names"], info["shapes"], info["offsets"]) == (["weight", "bias"], [[3, 2], [3]], [0, 64])
         assert client.file[:12].view(torch.bfloat16).tolist() == [value + change for value in range(6)]
         assert client.file[64:70].view(torch.bfloat16).tolist() == [10, 11, 12]
-    steps = ["start_weight_update", "update_weights", "finish_weight_update"]
+    steps = ["start_weight_update", "update_weights", "update_weights done", "finish_weight_update"]
     assert [name for name, _ in client.calls] == ["init_weight_transfer_engine", *steps, *steps]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_weights_are_copied_exactly_whatever_their_dtype_and_layout(dtype: torch.dtype, contiguous: bool):
+    weight = torch.randn(5, 3).to(dtype)
+    weight = weight if contiguous else weight.t()
+    slot = torch.empty(weight.shape, dtype=torch.bfloat16)
+    copy_weight(weight, slot)
+    assert torch.equal(slot, weight.to(torch.bfloat16))
+
+
+def test_the_engines_load_each_part_while_the_next_is_copied(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weight_senders, "PART_BYTES", 20)
+    client = RecordingClient()
+    layers = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))  # 18 and 6 bytes each
+    SharedMemorySender(client, "bfloat16").send(layers, is_main=True)
+    parts = [arguments[0] for method, arguments in client.calls if method == "update_weights"]
+    assert parts == [{"first": 0, "end": 2}, {"first": 2, "end": 4}, {"first": 4, "end": 6}]
+    assert [method for method, _ in client.calls][-4:] == ["update_weights done"] * 3 + ["finish_weight_update"]
 
 
 def test_shared_file_is_private_and_gone_once_it_is_mapped():

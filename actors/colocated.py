@@ -1,0 +1,82 @@
+"""Learner and engine on one GPU, in turn: the engine sleeps while the learner changes weights.
+
+The order is fixed: engine sleeps, learner works, the engine's weights wake, new weights are sent, its cache wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from actors.engine_client import Engine
+from actors.fleet import Fleet
+from actors.weight_senders import WeightSender
+from actors.weight_sync import SendingLearner
+from int_ray import ports
+from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
+
+
+class WholeLearner(ports.Learner, SendingLearner, Protocol):
+    """What coordinator and weight sync use of a learner."""
+
+
+class ColocatedLearner:
+    """A learner that has the GPU to itself while it patches or reinforces."""
+
+    def __init__(self, learner: WholeLearner, fleet: Fleet, deadline_s: float) -> None:
+        self.learner = learner
+        self.fleet = fleet
+        self.deadline_s = deadline_s
+        self._engines_sleep = False
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        """See ports.Learner."""
+        return await self._alone(partial(self.learner.patch, batches))
+
+    async def reinforce(self, batches: UpdateBatches) -> Update:
+        """See ports.Learner."""
+        return await self._alone(partial(self.learner.reinforce, batches))
+
+    async def save(self, folder: Path) -> None:
+        """See ports.Learner."""
+        await self.learner.save(folder)
+
+    async def open_weight_sender(self, sender: WeightSender) -> None:
+        """See SendingLearner."""
+        await self.learner.open_weight_sender(sender)
+
+    async def send_weights(self) -> object:
+        """Wake the weights, send, and only then wake the cache: the learner's copy needs its room."""
+        if not self._engines_sleep:
+            return await self.learner.send_weights()
+        await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
+        sent = await self.learner.send_weights()
+        await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
+        self._engines_sleep = False
+        return sent
+
+    async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
+        """See SendingLearner."""
+        return await self.learner.logprobs(token_ids, temperature)
+
+    async def _alone(self, work: Callable[[], Awaitable[Update]]) -> Update:
+        if not self._engines_sleep:
+            await self._on_engines("fall asleep", lambda engine: engine.sleep())
+            self._engines_sleep = True
+        update = await work()
+        if not update.changed_weights:  # nobody will send any
+            await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
+            await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
+            self._engines_sleep = False
+        return update
+
+    async def _on_engines(self, what: str, call: Callable[[Engine], Awaitable[None]]) -> None:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                await asyncio.gather(*(call(member.engine) for member in self.fleet.members))
+        except TimeoutError:
+            waited = f"{self.deadline_s:g} s (learner.deadline_s)"
+            raise TimeoutError(f"waited {waited} for rollout engines to {what}") from None

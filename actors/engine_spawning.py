@@ -1,0 +1,89 @@
+"""Starts rollout engines where their GPUs are, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.engine_client import EngineCallError, EngineDiedError, RemoteEngine
+from actors.rollout_engine import RolloutEngine
+from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.training_config import LearnerConfig
+
+CLOSE_DEADLINE_S = 5.0
+
+
+async def spawn_engines(
+    model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig, shared: PlacementGroup | None = None
+) -> list[RemoteEngine]:
+    """Start all engines side by side, with weight_sync: ipc on the learner's `shared` GPU.
+
+    An engine's GPUs are on one node; a node has as many engines as it has room for. Raises EngineDiedError or
+    TimeoutError, with none of them left.
+    """
+    on_gpus = learner.device == "cuda" and shared is None
+    bundles = [{"GPU": float(rollout.tensor_parallel_size)}]
+    engines = [
+        _spawn(model, rollout, learner, shared, placement_group(bundles) if on_gpus else None)
+        for _ in range(rollout.num_engines)
+    ]
+    async with AsyncExitStack() as undo:
+        undo.push_async_callback(close_engines, engines)
+        try:
+            async with asyncio.timeout(rollout.startup_deadline_s):
+                await asyncio.gather(*(engine.start() for engine in engines))
+        except (EngineDiedError, EngineCallError) as error:
+            raise EngineDiedError(f"a rollout engine did not start: {error}") from error
+        except TimeoutError:
+            raise TimeoutError(_why_late(engines, rollout)) from None
+        undo.pop_all()
+    return engines
+
+
+def _spawn(
+    model: ModelConfig,
+    rollout: RolloutConfig,
+    learner: LearnerConfig,
+    shared: PlacementGroup | None,
+    own: PlacementGroup | None,
+) -> RemoteEngine:
+    """An actor on its own GPUs, on half of the learner's, or on none."""
+    place = shared or own
+    num_gpus = 0.5 if shared else rollout.tensor_parallel_size if own else 0
+    spawn: Any = ray.remote(RolloutEngine).options(
+        num_cpus=0,
+        num_gpus=num_gpus,
+        max_concurrency=2 * rollout.max_num_seqs + 16,  # groups of one sample, and calls of the weight sync beside them
+        scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=0) if place else None,
+    )
+    return RemoteEngine(spawn.remote(model, rollout, learner), own)
+
+
+def _why_late(engines: Sequence[RemoteEngine], rollout: RolloutConfig) -> str:
+    """What the engines that have not started were waiting for."""
+    waited = f"waited {rollout.startup_deadline_s:g} s (rollout.startup_deadline_s)"
+    homeless = sum(engine.placement is not None and not engine.placement.wait(0) for engine in engines)
+    if not homeless:
+        return f"{waited} for {len(engines)} rollout engine(s) to start"
+    gpus = rollout.tensor_parallel_size
+    return (
+        f"{waited}: {homeless} of {len(engines)} rollout engines found no node with {gpus} free GPU(s); add GPUs, or "
+        "lower rollout.num_engines or rollout.tensor_parallel_size"
+    )
+
+
+async def close_engines(engines: Sequence[RemoteEngine]) -> None:
+    """End the engines and vLLM's processes; one that does not answer is killed, and takes them along."""
+    closing = [asyncio.create_task(engine.close()) for engine in engines]
+    _, late = await asyncio.wait(closing, timeout=CLOSE_DEADLINE_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*closing, return_exceptions=True)  # whatever it was, the engine is killed next
+    for engine in engines:
+        engine.kill()

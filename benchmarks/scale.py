@@ -1,0 +1,143 @@
+"""The real Coordinator and the real RolloutPool over 4,096 simulated engines that crash, straggle and work twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from actors.fleet import Fleet
+from actors.rollout_pool import RolloutPool
+from benchmarks.measure import Figure, Scale, at_least, at_most
+from benchmarks.scripted import config, coordinator
+from benchmarks.simulated_engines import HalfRight, SimulatedEngine, Stamped, Workload
+from int_ray.ports import Ports
+from int_ray.types import Problem, RunState, TokenIds, Update, UpdateBatches
+from tests import virtual_time
+from tests.fakes import FakeOracle, FakeProgress
+
+STALENESS = 4
+GROUP = 16
+PROMPT: TokenIds = np.arange(20, dtype=np.int32)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a run is. The engines take at most two groups each."""
+
+    engines: int
+    batch: int  # groups
+    iterations: int
+    train_s: float
+    mean_s: float  # of a group
+
+
+CLUSTER = Size(engines=4096, batch=512, iterations=16, train_s=1.15, mean_s=1.5)
+TOY = Size(engines=64, batch=16, iterations=8, train_s=0.05, mean_s=0.1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    wall_s: float
+    dispatch_s: list[float]  # of every group after the first fill
+    staleness_max: float
+    lost: int  # rollouts that no iteration was trained on
+    doubled: int  # rollouts that two iterations were trained on
+    crashed: int  # engines
+    repeated: int  # groups that were decoded more than once
+    rollouts: int
+
+
+class Learner:
+    """Learner and weight sync of a run: takes its time, then the engines have another version."""
+
+    def __init__(self, workload: Workload, fleet: Fleet, train_s: float) -> None:
+        self.workload = workload
+        self.fleet = fleet
+        self.train_s = train_s
+
+    async def reinforce(self, batches: UpdateBatches) -> Update:
+        """Nothing changes."""
+        await asyncio.sleep(self.train_s)
+        return Update(len(batches))
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        """No schedule here intervenes."""
+        raise NotImplementedError
+
+    async def save(self, folder: Path) -> None:
+        """A checkpoint without weights."""
+
+    async def publish(self, policy_version: int) -> Mapping[str, float]:
+        """At once."""
+        self.workload.version = self.fleet.policy_version = policy_version
+        return {}
+
+
+def run(scale: Scale) -> list[Figure]:
+    """Throughput where waiting takes no time, dispatch in real time at about the same load, the bound in both."""
+    size = CLUSTER if scale is Scale.FULL else TOY
+    fast, real = simulate(size, virtual=True), simulate(size, virtual=False)
+    for outcome in (fast, real):
+        if outcome.lost or outcome.doubled or not outcome.crashed or not outcome.repeated:
+            raise RuntimeError(f"every rollout must be trained on once, whatever crashes: {outcome}")
+    late = np.percentile(real.dispatch_s, 99).item()
+    load = f"at {real.rollouts / real.wall_s:,.0f} rollouts/s"
+    crashes = f"{fast.crashed} crashes, {fast.repeated} groups decoded twice, none lost or trained on twice"
+    return [
+        at_least("scale.rollouts_per_s", fast.rollouts / fast.wall_s, 5000, note=crashes),
+        at_most("scale.dispatch_p99_s", late, 0.05, note=f"{load}; median {np.median(real.dispatch_s) * 1e3:.1f} ms"),
+        at_most("scale.staleness_max", max(fast.staleness_max, real.staleness_max), STALENESS),
+    ]
+
+
+def simulate(size: Size, *, virtual: bool) -> Outcome:
+    """One whole run."""
+    workload = Workload(size.mean_s)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        (virtual_time.run if virtual else asyncio.run)(run_coordinator(size, workload, Path(folder)))
+        wall_s = time.perf_counter() - started
+        return read(Path(folder), size, workload, wall_s)
+
+
+async def run_coordinator(size: Size, workload: Workload, folder: Path) -> None:
+    """Pool, pipeline and coordinator are those of a real run."""
+    settings = config(STALENESS, size.batch, GROUP, size.iterations)
+    progress = FakeProgress()
+    fleet = Fleet([SimulatedEngine(workload) for _ in range(size.engines)], 2 * GROUP, progress)
+    pool = RolloutPool(fleet, HalfRight(), encode_prompt, settings.rollout, settings.run.seed, progress)
+    learner = Learner(workload, fleet, size.train_s)
+    ports = Ports(Stamped(pool), HalfRight(), FakeOracle(), progress, learner, learner)
+    await coordinator(settings, ports, folder).run(RunState())
+
+
+def encode_prompt(problem: Problem) -> TokenIds:
+    """The same for all."""
+    return PROMPT
+
+
+def read(folder: Path, size: Size, workload: Workload, wall_s: float) -> Outcome:
+    """From the run folder: what was trained on, by the seed of every rollout, and how stale it was."""
+    groups = [json.loads(line) for path in (folder / "rollouts").iterdir() for line in path.open()]
+    seeds = [rollout["seed"] for group in groups for rollout in group["rollouts"]]
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    expected = size.batch * GROUP * size.iterations
+    return Outcome(
+        wall_s=wall_s,
+        dispatch_s=workload.dispatch_s[(STALENESS + 1) * size.batch :],
+        staleness_max=max(row["rollout/staleness_max"] for row in rows),
+        lost=expected - len(set(seeds)),
+        doubled=len(seeds) - len(set(seeds)),
+        crashed=workload.crashed,
+        repeated=sum(times > 1 for times in workload.asked.values()),
+        rollouts=len(seeds),
+    )

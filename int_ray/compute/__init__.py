@@ -1,0 +1,1 @@
+"""What the learner computes with. Needs torch, transformers, numpy and safetensors alone, so that it runs anywhere."""

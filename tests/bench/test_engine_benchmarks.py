@@ -1,0 +1,51 @@
+"""The engine benchmarks at toy size: they measure what they say and find the engine right; times mean nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from benchmarks import pause, rollout, sync
+from benchmarks.engines import TINY_SHAPE, one_engine
+from benchmarks.measure import Figure, Scale
+
+pytestmark = pytest.mark.timeout(280)
+
+
+class Bench:
+    """One engine for all modules."""
+
+    def __init__(self, runner: asyncio.Runner, engine: Any, settings: Any) -> None:
+        self.runner, self.engine, self.settings = runner, engine, settings
+
+    def figures(self, module: Any) -> dict[str, Figure]:
+        found = self.runner.run(partial(module.measure, Scale.TINY)(self.engine, self.settings))
+        return {figure.name: figure for figure in found}
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    with asyncio.Runner() as runner:
+        context = one_engine(TINY_SHAPE)
+        yield Bench(runner, *runner.run(context.__aenter__()))
+        runner.run(context.__aexit__(None, None, None))
+
+
+def test_the_actor_samples_what_bare_vllm_samples(bench: Bench):
+    figure = bench.figures(rollout)["rollout.tokens_per_s_over_vllm"]
+    assert len(figure.raw) == 2 and all(seconds > 0 for pair in figure.raw for seconds in pair)
+
+
+def test_a_pause_is_timed_between_two_decoding_steps(bench: Bench):
+    assert -1000 < bench.figures(pause)["pause.gap_ms_beyond_one_decode"].value < 60_000
+
+
+def test_a_sync_brings_the_weights_and_every_part_of_it_is_timed(bench: Bench):
+    figures = bench.figures(sync)
+    parts = {"transport_over_memcpy", "cast_over_memcpy_of_equal_traffic", "total_over_reload"}
+    assert figures.keys() == {f"sync.{part}" for part in parts}
+    assert all(figure.value > 0 for figure in figures.values())

@@ -1,0 +1,319 @@
+"""The shipped cluster files: valid as far as that can be told offline, closed with a token, and without a secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from int_ray.config_file import load_config
+
+ROOT = Path(__file__).parents[2]
+CLUSTERS = ROOT / "launch/clusters"
+FILES = sorted(CLUSTERS.iterdir())
+RAY_UP = ["aws", "gcp"]
+PINNED_RAY = re.search(r"^ray==(\S+)", (ROOT / "requirements-gpu.lock").read_text(), re.MULTILINE)
+
+STRING, COUNT, TEXTS = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "object"}
+
+
+def closed(required: list[str], **properties: object) -> dict[str, object]:
+    """An object with these fields and no others."""
+    return {"type": "object", "required": required, "additionalProperties": False, "properties": properties}
+
+
+POD = closed(
+    ["spec"],
+    spec=closed(
+        ["containers", "volumes"],
+        automountServiceAccountToken={"type": "boolean"},
+        securityContext=TEXTS,
+        nodeSelector=TEXTS,
+        tolerations={"type": "array"},
+        volumes={"type": "array"},
+        containers={
+            "type": "array",
+            "minItems": 1,
+            "items": closed(
+                ["name", "image", "env", "envFrom", "resources"],
+                name=STRING,
+                image=STRING,
+                env={"type": "array", "items": closed(["name", "value"], name=STRING, value=STRING)},
+                envFrom={"type": "array"},
+                securityContext=TEXTS,
+                resources=closed(["requests", "limits"], requests=TEXTS, limits=TEXTS),
+                volumeMounts={"type": "array"},
+            ),
+        },
+    ),
+)
+START = {"type": "object", "additionalProperties": STRING}
+# The fields of KubeRay's RayJob (ray.io/v1) that the file uses, with their types.
+RAY_JOB = closed(
+    ["apiVersion", "kind", "metadata", "spec"],
+    apiVersion={"const": "ray.io/v1"},
+    kind={"const": "RayJob"},
+    metadata=TEXTS,
+    spec=closed(
+        ["entrypoint", "rayClusterSpec"],
+        entrypoint=STRING,
+        submissionMode={"enum": ["K8sJobMode", "HTTPMode", "SidecarMode"]},
+        backoffLimit=COUNT,
+        shutdownAfterJobFinishes={"type": "boolean"},
+        ttlSecondsAfterFinished=COUNT,
+        activeDeadlineSeconds=COUNT,
+        runtimeEnvYAML=STRING,
+        rayClusterSpec=closed(
+            ["rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"],
+            rayVersion=STRING,
+            authOptions=closed(["mode"], mode={"enum": ["token", "disabled"]}),
+            enableInTreeAutoscaling={"type": "boolean"},
+            autoscalerOptions=closed(
+                [],
+                version={"enum": ["v1", "v2"]},
+                idleTimeoutSeconds=COUNT,
+                upscalingMode={"enum": ["Default", "Aggressive", "Conservative"]},
+            ),
+            headGroupSpec=closed(["template"], serviceType={"const": "ClusterIP"}, rayStartParams=START, template=POD),
+            workerGroupSpecs={
+                "type": "array",
+                "items": closed(
+                    ["groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"],
+                    groupName=STRING,
+                    replicas=COUNT,
+                    minReplicas=COUNT,
+                    maxReplicas=COUNT,
+                    labels=START,
+                    rayStartParams=START,
+                    template=POD,
+                ),
+            },
+        ),
+    ),
+)
+# The documented keys of a SkyPilot task that the file uses.
+SKY_TASK = closed(
+    ["resources", "run"],
+    name=STRING,
+    workdir=STRING,
+    num_nodes={"type": "integer", "minimum": 1},
+    resources=closed(
+        ["accelerators"],
+        accelerators=STRING,
+        use_spot={"type": "boolean"},
+        disk_size=COUNT,
+        job_recovery=closed(
+            ["strategy"], strategy={"enum": ["FAILOVER", "EAGER_NEXT_REGION"]}, max_restarts_on_errors=COUNT
+        ),
+    ),
+    envs={"type": "object", "additionalProperties": STRING},
+    secrets={"type": "object", "additionalProperties": {"type": "null"}},
+    file_mounts={
+        "type": "object",
+        "additionalProperties": closed(
+            ["name", "store", "mode"],
+            name=STRING,
+            store={"enum": ["s3", "gcs", "azure", "r2"]},
+            mode={"enum": ["MOUNT", "COPY", "MOUNT_CACHED"]},
+        ),
+    },
+    setup=STRING,
+    run=STRING,
+)
+
+
+def load(name: str) -> Any:
+    return next(yaml.safe_load_all((CLUSTERS / f"{name}.yaml").read_text()))
+
+
+def job_spec() -> dict[str, Any]:
+    return load("kuberay")["spec"]
+
+
+def shell_of(name: str) -> str:
+    """Every shell line of a file."""
+    if name == "slurm":
+        return (CLUSTERS / "slurm.sh").read_text()
+    task = load(name)
+    if name == "skypilot":
+        return task["setup"] + task["run"]
+    keys = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    return "\n".join(line for key in keys for line in task.get(f"{key}_commands", []))
+
+
+@pytest.mark.parametrize("name", RAY_UP)
+def test_ray_up_accepts_the_file(name: str):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(load(name)))
+
+
+@pytest.mark.parametrize("name", RAY_UP)
+def test_ray_up_refuses_a_typing_error(name: str):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config(load(name) | {"idle_timeout_minuets": 5}))
+
+
+@pytest.mark.parametrize("name", RAY_UP)
+def test_only_rollouts_run_on_spot_nodes(name: str):
+    types = load(name)["available_node_types"]
+    text = {kind: json.dumps(options["node_config"]).lower() for kind, options in types.items()}
+    assert "spot" in text["rollout"] and types["rollout"]["labels"] == {"ray.io/market-type": "spot"}
+    assert "spot" not in text["learner"] + text["head"] and "GPU" not in types["head"]["resources"]
+    assert types["learner"]["min_workers"] == 1 and types["rollout"]["min_workers"] == 0
+
+
+@pytest.mark.parametrize("name", RAY_UP)
+def test_a_cluster_on_machines_is_closed(name: str):
+    settings = load(name)
+    for role in ("head", "worker"):
+        (start,) = [line for line in settings[f"{role}_start_ray_commands"] if "ray start" in line]
+        assert "RAY_AUTH_MODE=token" in start and "RAY_process_group_cleanup_enabled=true" in start
+    (head,) = [line for line in settings["head_start_ray_commands"] if "--head" in line]
+    assert "--dashboard-host=127.0.0.1" in head
+    assert "/home/ubuntu/.ray/auth_token" in settings["file_mounts"]
+    assert not settings["provider"].get("security_group")
+
+
+def test_the_ray_job_has_fields_that_kuberay_knows():
+    jsonschema.validate(load("kuberay"), RAY_JOB)
+
+
+def test_the_ray_job_is_closed_and_its_versions_agree():
+    spec = job_spec()
+    cluster = spec["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert PINNED_RAY and cluster["rayVersion"] == PINNED_RAY[1]
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    assert groups["learner"]["labels"] == {"ray.io/market-type": "on-demand"}
+    assert groups["rollout"]["labels"] == {"ray.io/market-type": "spot"} and groups["rollout"]["minReplicas"] == 0
+    assert set(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]) == {"HF_HOME", "RAY_JOB_STOP_WAIT_TIME_S"}
+    _, policy = yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text())
+    assert policy["kind"] == "NetworkPolicy" and policy["spec"]["policyTypes"] == ["Ingress"]
+
+
+def test_the_ray_job_trains_what_the_command_line_takes():
+    python, option, module, command, config, *overrides = shlex.split(job_spec()["entrypoint"])
+    assert [python, option, module, command] == ["python", "-m", "launch.cli", "train"]
+    assert overrides[-2:] == ["--resume", "auto"]
+    load_config(ROOT / Path(config).relative_to("/app"), overrides[:-2])
+
+
+def test_the_sky_task_has_documented_keys():
+    task = load("skypilot")
+    jsonschema.validate(task, SKY_TASK)
+    assert "RAY_AUTH_TOKEN" in task["secrets"] and "RAY_AUTH_MODE=token" in task["run"]
+    assert "--dashboard-host 127.0.0.1" in task["run"] and "ray stop" not in task["run"]
+    load_config(ROOT / task["envs"]["CONFIG"])
+
+
+@pytest.mark.parametrize("name", [*RAY_UP, "skypilot", "slurm"])
+def test_the_shell_lines_parse(name: str):
+    done = subprocess.run(["bash", "-n"], input=shell_of(name), capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", [*RAY_UP, "skypilot", "slurm"])
+def test_ray_start_knows_every_option(name: str):
+    import click
+    from ray.scripts.scripts import start
+
+    known = {option for parameter in start.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    assert isinstance(start, click.Command)
+    commands = list(ray_starts(shell_of(name)))
+    assert commands
+    for command in commands:
+        assert not set(re.findall(r"(?<!\S)(--[a-z-]+)", command)) - known, command
+
+
+def ray_starts(shell: str) -> Iterator[str]:
+    """`ray start` with its options; those of `ray symmetric-run` that it hands on."""
+    for found in re.findall(r"ray start ((?:[^|;&\n\\]|\\\n)*)", shell):
+        yield found
+    for found in re.findall(r"ray symmetric-run ((?:[^\\]|\\\n)*?) -- ", shell):
+        yield re.sub(r"--address \S+ --min-nodes \S+", "", found)
+
+
+def test_slurm_runs_one_ray_node_per_machine_and_goes_on_after_a_time_limit():
+    text = (CLUSTERS / "slurm.sh").read_text()
+    flags = dict(re.findall(r"^#SBATCH --([a-z-]+)=?(\S*)$", text, re.MULTILINE))
+    assert flags["ntasks-per-node"] == "1" and flags["signal"].startswith("B:TERM@") and "requeue" in flags
+    assert "ray symmetric-run" in text and "--resume auto" in text
+    assert not re.search(r"symmetric-run[^\n]*(--head|--port|--block|--node-ip-address)", text)
+    assert "RAY_AUTH_MODE=token" in text and "RAY_AUTH_TOKEN_PATH" in text and "umask 077" in text
+
+
+SLURM_COMMANDS = {
+    "srun": 'while [ "$1" != ray ]; do shift; done; while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$@" >> "$LOG"; fi',
+    "getent": "echo 10.0.0.1 STREAM node1",
+}
+
+
+def test_slurm_warns_the_run_and_queues_the_job_again(tmp_path: Path):
+    """The script itself, with stand-ins for Slurm's commands and for a run that ends resumable when it is warned."""
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    warned = tmp_path / "warned"
+    run = f'trap "echo warned > {warned}; exit 75" TERM; echo "$RAY_AUTH_MODE $@" > {tmp_path}/started; '
+    run += "while true; do sleep 0.05; done"
+    python = 'if [ "$1" = -c ]; then echo 0123abcd; exit; fi; ' + run
+    for name, body in {**SLURM_COMMANDS, "python": python}.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "LOG": str(tmp_path / "log"),
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "node1",
+        "SLURM_NNODES": "1",
+    }
+    script = [
+        "timeout",
+        "--signal=TERM",
+        "--foreground",
+        "2",
+        "bash",
+        str(CLUSTERS / "slurm.sh"),
+        "configs/x.yaml",
+        "a=1",
+    ]
+    subprocess.run(script, env=environment, capture_output=True, text=True, timeout=30)
+    assert (tmp_path / "started").read_text() == "token -m launch.cli train configs/x.yaml a=1 --resume auto\n"
+    assert warned.exists()
+    assert (tmp_path / "log").read_text() == "requeue 17\n"
+    assert not list(tmp_path.glob(".int-ray-job-*"))  # the token is gone
+
+
+SECRET = re.compile(
+    r"(?i)(?:key|token|secret|password)\w*\s*[:=]\s*[\"']?[A-Za-z0-9+/_-]{16,}|AKIA[0-9A-Z]{16}|hf_\w{20}"
+)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_no_file_holds_a_secret(path: Path):
+    assert not SECRET.findall(path.read_text())
+
+
+def test_the_search_for_secrets_finds_some():
+    assert SECRET.search("GEMINI_API_KEY=AbCdEfGhIjKlMnOpQrSt") and SECRET.search("auth_token: 0123456789abcdef0123")
+
+
+def test_the_image_copies_what_exists():
+    text = (CLUSTERS / "Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+    assert re.search(r"^USER ray$", text, re.MULTILINE)

@@ -1,0 +1,110 @@
+"""Learner and engine on one GPU: who sleeps, works and wakes, in which order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from actors.colocated import ColocatedLearner
+from actors.engine_client import EngineGroup, Part
+from actors.fleet import Fleet
+from actors.weight_sync import EngineWeightSync
+from int_ray.training_config import LearnerConfig
+from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
+from tests.fakes import FakeProgress
+
+PROMPT = np.array([1, 2], np.int32)
+
+
+class Story:
+    """Engine, learner and sender in one, who write down what happens."""
+
+    dtype = "float32"
+
+    def __init__(self, updates: int = 1) -> None:
+        self.said: list[str] = []
+        self.updates = updates
+        fleet = Fleet([cast(Any, self)], 8, FakeProgress())
+        self.learner = ColocatedLearner(cast(Any, Work(self)), fleet, 0.5)
+        self.sync = EngineWeightSync(
+            fleet, self.learner, lambda: cast(Any, self), PROMPT, 0.6, LearnerConfig(weight_sync="ipc")
+        )
+
+    async def sleep(self) -> None:
+        self.said.append("sleep")
+
+    async def wake(self, part: Part) -> None:
+        self.said.append(f"wake {part}")
+
+    async def pause(self) -> None:
+        self.said.append("pause")
+
+    async def resume(self, policy_version: int) -> None:
+        self.said.append(f"resume {policy_version}")
+
+    async def canary(self, prompt_ids: TokenIds, seed: int) -> EngineGroup:
+        ids = np.array([3], np.int32)
+        return EngineGroup(ids, np.zeros(1, np.float32), np.array([0, 1]), ("",), (True,), seed, seed)
+
+
+class Work:
+    """The learner's side."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        self.story.said.append("patch")
+        return Update(self.story.updates)
+
+    async def reinforce(self, batches: UpdateBatches) -> Update:
+        self.story.said.append("reinforce")
+        return Update(self.story.updates)
+
+    async def open_weight_sender(self, sender: object) -> None:
+        self.story.said.append("open")
+
+    async def send_weights(self) -> None:
+        self.story.said.append("send")
+
+    async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
+        return np.zeros(len(token_ids), np.float32)
+
+
+def run(*steps: Awaitable[Update | Mapping[str, float]]) -> None:
+    async def in_turn() -> None:
+        for step in steps:
+            await step
+
+    asyncio.run(in_turn())
+
+
+def test_the_engine_sleeps_while_the_learner_works_and_wakes_around_the_send():
+    story = Story()
+    run(story.sync.publish(0), story.learner.patch([]), story.sync.publish(1), story.learner.reinforce([]))
+    first = ["pause", "open", "send", "resume 0"]  # nobody has slept yet
+    second = ["sleep", "patch", "pause", "wake weights", "send", "wake kv_cache", "resume 1"]
+    assert story.said == [*first, *second, "sleep", "reinforce"]
+
+
+def test_an_update_that_changes_nothing_wakes_the_engine_again():
+    story = Story(updates=0)
+    run(story.learner.reinforce([]), story.learner.reinforce([]))
+    assert story.said == ["sleep", "reinforce", "wake weights", "wake kv_cache"] * 2
+
+
+def test_two_updates_in_a_row_put_the_engine_to_sleep_once():
+    story = Story()
+    run(story.learner.patch([]), story.learner.reinforce([]), story.sync.publish(1))
+    assert story.said.count("sleep") == 1 and story.said.count("wake kv_cache") == 1
+
+
+def test_an_engine_that_does_not_fall_asleep_is_named_with_the_setting(monkeypatch: pytest.MonkeyPatch):
+    story = Story()
+    monkeypatch.setattr(story, "sleep", lambda: asyncio.sleep(60))
+    with pytest.raises(TimeoutError, match=r"waited 0\.5 s \(learner\.deadline_s\) for rollout engines to fall asleep"):
+        run(story.learner.patch([]))
