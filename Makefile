@@ -33,13 +33,13 @@ test: setup ## every test that this machine can run
 	$(BIN)/python -m pytest -m "not slow"
 
 unit: setup ## tests without Ray
-	$(BIN)/python -m pytest tests/unit -q
+	$(BIN)/python -m pytest tests/unit -q -m "not slow"
 
 check: setup ## lint, types, unit tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/unit -q
+	$(BIN)/python -m pytest tests/unit -q -m "not slow"
 
 bench: setup ## speed as ratios against bare baselines (under 25 minutes)
 	$(BIN)/python -m benchmarks

@@ -8,6 +8,8 @@ import socket
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
@@ -152,13 +154,17 @@ class SharedMemorySender:
             self._slots = self._open(weights.metadata())
         self.client.start_weight_update()
         loading: list[Callable[[], None]] = []
+        copies: list[Future[None]] = []
         first, num_bytes = 0, 0
-        for index, (_, weight) in enumerate(weights.uncast()):
-            copy_weight(weight, self._slots[index])
-            num_bytes += self._slots[index].nbytes
-            if num_bytes >= PART_BYTES or index == len(self._slots) - 1:
-                loading.append(self.client.begin_update({"first": first, "end": index + 1}))
-                first, num_bytes = index + 1, 0
+        with copying_threads() as threads:
+            for index, (_, weight) in enumerate(weights.uncast()):
+                copies.append(threads.submit(copy_weight, weight, self._slots[index]))
+                num_bytes += self._slots[index].nbytes
+                if num_bytes >= PART_BYTES or index == len(self._slots) - 1:
+                    for copy in copies:
+                        copy.result()
+                    loading.append(self.client.begin_update({"first": first, "end": index + 1}))
+                    copies, first, num_bytes = [], index + 1, 0
         for wait in loading:
             wait()
         self.client.finish_weight_update()
@@ -181,6 +187,20 @@ class SharedMemorySender:
             buffer[offset : offset + parameter.num_bytes].view(parameter.dtype).view(parameter.shape)
             for parameter, offset in zip(parameters, offsets, strict=True)
         ]
+
+
+@contextmanager
+def copying_threads() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch has, each of which copies a tensor of its own.
+
+    All of torch's threads on one tensor would wait for the slowest at each, while engines beside them need the cores.
+    """
+    count = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            yield threads
+    finally:
+        torch.set_num_threads(count)
 
 
 def copy_weight(weight: torch.Tensor, slot: torch.Tensor) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ import ray
 import torch
 
 from actors.engine_client import RemoteEngine
-from actors.weight_senders import SharedMemorySender, UpdateClient, allocate, copy_weight
+from actors.weight_senders import SharedMemorySender, UpdateClient, allocate, copy_weight, copying_threads
 from benchmarks.engines import NO_PREFIX, Settings, Shape, prompts, sampling, shape_of, with_engine
 from benchmarks.measure import Figure, Scale, at_most, paired, wall_seconds
 
@@ -47,7 +49,8 @@ def transport(model: torch.nn.Module, pairs: int) -> Figure:
     """Weights of the engine's dtype into shared memory, parameter by parameter, beside one memcpy of equal bytes."""
     weights = [parameter.detach() for parameter in model.parameters()]
     num_bytes = sum(weight.nbytes for weight in weights)
-    measured = paired(copier(weights), memcpy(num_bytes), pairs)
+    with copying_threads() as threads:
+        measured = paired(copier(weights, threads), memcpy(num_bytes), pairs)
     return at_most("sync.transport_over_memcpy", measured, 1.5, limit="1.0", note=f"{num_bytes / 1e6:.0f} MB")
 
 
@@ -55,12 +58,13 @@ def casting(master: torch.nn.Module, pairs: int) -> Figure:
     """The same from fp32 masters, which are cast on the way, beside a memcpy that reads and writes as many bytes."""
     weights = [parameter.detach() for parameter in master.parameters()]
     traffic = sum(weight.nbytes * 3 // 2 for weight in weights)
-    measured = paired(copier(weights), memcpy(traffic // 2), pairs)
+    with copying_threads() as threads:
+        measured = paired(copier(weights, threads), memcpy(traffic // 2), pairs)
     note = "torch's cast writes through the cache, memcpy past it"
     return at_most("sync.cast_over_memcpy_of_equal_traffic", measured, 1.5, limit="1.0", note=note)
 
 
-def copier(weights: list[torch.Tensor]) -> Callable[[], None]:
+def copier(weights: list[torch.Tensor], threads: ThreadPoolExecutor) -> Callable[[], None]:
     """Copies all weights into a file in /dev/shm that nobody else reads."""
     sizes = [2 * weight.numel() for weight in weights]
     with tempfile.NamedTemporaryFile(dir="/dev/shm", prefix="int_ray-") as file:
@@ -70,8 +74,7 @@ def copier(weights: list[torch.Tensor]) -> Callable[[], None]:
     slots = [part.view(weight.shape) for part, weight in zip(flat, weights, strict=True)]
 
     def copy() -> None:
-        for weight, slot in zip(weights, slots, strict=True):
-            copy_weight(weight, slot)
+        deque(threads.map(copy_weight, weights, slots), maxlen=0)
 
     return copy
 

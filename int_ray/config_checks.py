@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 from int_ray.config import Config
 from int_ray.oracles.spending import budget_errors
@@ -93,11 +92,6 @@ def _learner_checks(config: Config) -> list[Check]:
             packed_kernel and (learner.device == "cpu" or dtype == "float32"),
             f"learner.attention: {learner.attention} needs learner.device = cuda and model.dtype = bfloat16; "
             "choose sdpa or auto",
-        ),
-        (
-            learner.attention == "flash_attention_2" and find_spec("flash_attn") is None,
-            "learner.attention: flash_attention_2 needs the package flash-attn, which is not installed; install it or "
-            "choose varlen",
         ),
         (
             learner.offload_reference and (learner.device == "cpu" or config.reinforce.kl_coef == 0),

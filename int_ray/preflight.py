@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,17 @@ def load_inputs(config: Config) -> Inputs:
         raise ConfigError(mistakes)
     evaluation_sets = {key.removeprefix(EVALUATION): item for key, item in loaded.items() if key.startswith(EVALUATION)}
     return Inputs(tokenizer, loaded[TRAIN], loaded.get(MIXED, LoadedProblems(())), evaluation_sets, interventions)
+
+
+def require_kernels(config: Config) -> None:
+    """What the learner needs beside the locked packages must be installed where it runs. Raises ConfigError."""
+    if config.learner.attention == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise ConfigError(
+            [
+                "learner.attention: flash_attention_2 needs the package flash-attn, which is not installed; install it "
+                "or choose varlen"
+            ]
+        )
 
 
 def check_local_inputs(config: Config) -> list[str]:

@@ -16,7 +16,7 @@ from actors.checkpoint import CheckpointError, Checkpoints, verify
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config
-from int_ray.preflight import Inputs, is_local, load_inputs
+from int_ray.preflight import Inputs, is_local, load_inputs, require_kernels
 from int_ray.types import ProblemSets, RunState
 from launch.console import ConsoleProgress, introduce, show_summary
 from launch.memory import memory_lines
@@ -60,6 +60,7 @@ def run_training(
         for line in introduce(config):
             progress.say(line)
         progress.say(f"Checking the model and the problems of {path}")
+        require_kernels(config)
         inputs = load_inputs(config)
         for line in memory_lines(config):
             progress.say(line)

@@ -9,6 +9,7 @@ import yaml
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config, parse_config
 from int_ray.oracle_config import OracleKindName
+from int_ray.preflight import require_kernels
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -90,10 +91,25 @@ def test_staleness_needs_importance_sampling_and_unmasked_logprobs():
     assert line.startswith("reinforce.importance_cap: has no effect with old_logprobs = engine")
 
 
+def test_staleness_needs_gpus_of_its_own():
+    shared = ["learner.device=cuda", "learner.weight_sync=ipc", "learner.num_ranks=1", "model.dtype=bfloat16"]
+    stale = ["rollout.staleness=1", "reinforce.importance_cap=2", "rollout.top_p=1", "rollout.top_k=0"]
+    (line,) = mistakes(*shared, *stale)
+    assert line.startswith("rollout.staleness: 1 samples while the learner works, which weight_sync = ipc cannot")
+
+
 def test_flash_attention_that_is_not_installed_is_named():
-    on_gpus = ["learner.device=cuda", "learner.weight_sync=nccl", "model.dtype=bfloat16"]
-    (line,) = mistakes("learner.attention=flash_attention_2", *on_gpus)
-    assert "needs the package flash-attn, which is not installed" in line
+    config = load_config(
+        QUICKSTART,
+        [
+            "learner.device=cuda",
+            "learner.weight_sync=nccl",
+            "model.dtype=bfloat16",
+            "learner.attention=flash_attention_2",
+        ],
+    )
+    with pytest.raises(ConfigError, match="needs the package flash-attn, which is not installed"):
+        require_kernels(config)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from actors import weight_senders
-from actors.weight_senders import FullWeights, SharedMemorySender, UpdateClient, allocate, copy_weight
+from actors.weight_senders import FullWeights, SharedMemorySender, UpdateClient, allocate, copy_weight, copying_threads
 
 
 class RecordingClient(UpdateClient):
@@ -67,6 +67,13 @@ def test_weights_are_copied_exactly_whatever_their_dtype_and_layout(dtype: torch
     slot = torch.empty(weight.shape, dtype=torch.bfloat16)
     copy_weight(weight, slot)
     assert torch.equal(slot, weight.to(torch.bfloat16))
+
+
+def test_copying_leaves_torch_its_threads():
+    before = torch.get_num_threads()
+    with copying_threads() as threads:
+        assert threads.submit(torch.get_num_threads).result() == 1
+    assert torch.get_num_threads() == before
 
 
 def test_the_engines_load_each_part_while_the_next_is_copied(monkeypatch: pytest.MonkeyPatch):
