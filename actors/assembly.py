@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from ray.util.placement_group import PlacementGroup
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from actors import local_ray
 from actors.colocated import ColocatedLearner, WholeLearner
@@ -22,6 +22,7 @@ from actors.grader_pool import GraderPool, Reward
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
 from actors.oracle_assembly import Accounts, build_oracle, build_segmenter, start_apis, start_oracle_pool
+from actors.placement import reserve_learner_gpus
 from actors.rollout_pool import RolloutPool
 from actors.run_folder import RunFolder
 from actors.trace import Trace, TracedProgress, traced
@@ -183,14 +184,19 @@ async def start_compute(config: Config, progress: Progress, stack: AsyncExitStac
     progress.phase("starting the learner and the rollout engines")
     progress.say("Each is a process of its own with PyTorch or vLLM to import: about a minute on a laptop")
 
+    # The learner's first: engines may run on any node, and would take its only one.
+    placement = await reserve_learner_gpus(config.learner)
+    if placement is not None:
+        stack.callback(remove_placement_group, placement)
+
     async def start_learner() -> Learner:
-        learner = await Learner.start(learner_settings(config))
+        learner = await Learner.start(learner_settings(config), placement)
         stack.callback(learner.close)
         return learner
 
     if config.learner.weight_sync == "ipc":
         learner = await start_learner()
-        return await start_engines(config, progress, stack, learner.placement), learner
+        return await start_engines(config, progress, stack, placement), learner
     both = asyncio.create_task(start_engines(config, progress, stack)), asyncio.create_task(start_learner())
     try:
         return await asyncio.gather(*both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ class Checkpoints:
         partial.mkdir(parents=True)
         await learner.save(partial)
         (partial / STATE).write_text(json.dumps(asdict(state), indent=1))
-        _write_manifest(partial)
+        await asyncio.to_thread(_write_manifest, partial)  # engines are being fed meanwhile
         partial.rename(final)
         _sync(self.folder)
         for old in self._complete()[: -self.keep]:

@@ -21,7 +21,7 @@ Part = Literal["weights", "kv_cache"]  # of an engine's GPU memory
 
 
 class EngineDiedError(RunError):
-    """A rollout engine is gone and must be spawned again; nothing it was sampling can be recovered."""
+    """A rollout engine is gone; what it was sampling must be sampled again."""
 
 
 class EngineCallError(RuntimeError):
@@ -114,6 +114,10 @@ class Engine(Protocol):
         """Take a part of the memory again; weights are what they were, the cache is empty."""
         ...
 
+    def kill(self) -> None:
+        """End it, whatever it is doing; nothing where it has ended."""
+        ...
+
 
 class RemoteEngine:
     """An Engine that is a Ray actor. `placement` holds its GPUs and goes with it."""
@@ -155,10 +159,11 @@ class RemoteEngine:
         return await self._call("close")
 
     def kill(self) -> None:
-        """End the actor, whatever it is doing, and whatever is left of vLLM with it."""
+        """End the actor, whatever it is doing, and whatever is left of vLLM with it; give its GPUs back."""
         ray.kill(self.handle)
         if self.placement is not None:
             remove_placement_group(self.placement)
+            self.placement = None
 
     async def _call(self, method: str, *arguments: object) -> Any:
         request = getattr(self.handle, method).remote(*arguments)

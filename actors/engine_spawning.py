@@ -12,6 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.engine_client import EngineCallError, EngineDiedError, RemoteEngine
+from actors.placement import on_this_machine
 from actors.rollout_engine import RolloutEngine
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.training_config import LearnerConfig
@@ -60,7 +61,9 @@ def _spawn(
         num_cpus=0,
         num_gpus=num_gpus,
         max_concurrency=2 * rollout.max_num_seqs + 16,  # groups of one sample, and calls of the weight sync beside them
-        scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=0) if place else None,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(place, placement_group_bundle_index=0)
+        if place
+        else on_this_machine(),  # shared memory is how weights come
     )
     return RemoteEngine(spawn.remote(model, rollout, learner), own)
 

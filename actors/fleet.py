@@ -53,8 +53,9 @@ class Fleet:
             self._serve()
 
     def lose(self, member: Member, error: EngineDiedError) -> None:
-        """Take a dead engine out. Raises `error` if it was the last one."""
+        """Take an engine out that is dead or not to be reached. Raises `error` if it was the last one."""
         if member in self._members:
+            member.engine.kill()  # should it be alive after all, it would go on decoding for nobody
             self._members.remove(member)
             self._leave(member)
             left = len(self._members)

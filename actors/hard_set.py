@@ -12,7 +12,7 @@ from int_ray.config import Config
 from int_ray.errors import Resumable
 from int_ray.evaluation import Tally
 from int_ray.hard_set import HardSet, Verdict, describe, split, verdict_of, wave_sizes
-from int_ray.oracles.chat import OUTAGES, RETRIED, Fault
+from int_ray.oracles.chat import LASTING, OUTAGES, Fault
 from int_ray.oracles.solver import Solver, as_response
 from int_ray.ports import Grader, Progress, Rollouts
 from int_ray.result_folder import ResultFolder
@@ -49,7 +49,7 @@ class HardSetSelector:
     async def run(self) -> tuple[HardSet, list[Problem], list[Problem]]:
         """Statistics, and the hard problems for training and for testing, in the order of the source.
 
-        Raises Resumable if the oracle was not to be reached about some problems.
+        Raises Resumable if the oracle gave no final answer about some problems.
         """
         sampled = self._sampled_before()
         missing = [problem for problem in self.problems if not self._is_finished(sampled[problem.id])]
@@ -105,10 +105,10 @@ class HardSetSelector:
         """Those that the oracle solves, and what came of asking it."""
         self.progress.phase("asking the oracle for solutions", len(hard))
         found = await all_or_none(self._solution(problem, solver) for problem in hard)
-        faults = [item.name for item in found if isinstance(item, Fault)]
-        unanswered = next((name for name in faults if name in OUTAGES or name in RETRIED), None)
+        faults = (item for item in found if isinstance(item, Fault))
+        unanswered = next((fault for fault in faults if fault.is_retried or fault.name in OUTAGES | LASTING), None)
         if unanswered is not None:
-            raise Resumable(f"the oracle cannot be asked ({unanswered}); what was sampled and answered is kept")
+            raise Resumable(f"the oracle cannot be asked ({unanswered.name}); what was sampled and answered is kept")
         solved = [problem for problem, item in zip(hard, found, strict=True) if item is Outcome.CORRECT]
         return solved, Counter(item.name if isinstance(item, Fault) else f"answer {item}" for item in found)
 

@@ -29,6 +29,7 @@ for talkative in ("ray._private.runtime_env.packaging", "ray.dashboard.modules.d
     logging.getLogger(talkative).setLevel(logging.ERROR)
 
 REQUEST_DEADLINE_S = 60.0
+QUIET_S = 60.0  # a log that says nothing for so long is asked for anew: its connection may be half-dead
 LOST_DEADLINE_S = 300.0  # longest silence of the cluster that a follower sits out
 TELL_EVERY_S = 30.0
 RETRY_S = 2.0
@@ -125,14 +126,17 @@ async def follow(client: JobClient, job_id: str, show: Say, tell: Callable[[str]
 
 
 async def _tail(client: JobClient, job_id: str, shown: int, show: Say) -> int:
-    """Show the log from character `shown` on; returns how much has been shown when it ends or breaks off."""
-    position = 0
+    """Show the log from character `shown` on; returns how much has been shown when it ends, breaks off or is quiet."""
+    position, tail = 0, client.tail_job_logs(job_id)
     try:
-        async for text in client.tail_job_logs(job_id):
+        while True:
+            text = await asyncio.wait_for(anext(tail), QUIET_S)
             fresh = text[max(0, shown - position) :]
             position += len(text)
             if fresh:
                 show(fresh)
+    except (StopAsyncIteration, TimeoutError):
+        pass
     except (RuntimeError, OSError, aiohttp.ClientError):
         if position <= shown:
             raise

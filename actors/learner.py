@@ -13,10 +13,11 @@ from typing import Any, TypeVar, cast
 import ray
 from ray.actor import ActorHandle, ActorProxy
 from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.learner_rank import LearnerRank, LearnerSettings
+from actors.placement import on_this_machine
 from actors.weight_senders import WeightSender
 from int_ray.errors import RunError
 from int_ray.training_config import LearnerConfig
@@ -32,35 +33,33 @@ class LearnerError(RunError):
 class Learner:
     """Implements the Learner port. Build it with `await Learner.start(settings)`."""
 
-    def __init__(
-        self,
-        ranks: Sequence[ActorProxy[LearnerRank]],
-        deadline_s: float,
-        placement: PlacementGroup | None,
-        meeting: tempfile.TemporaryDirectory[str] | None,
-    ) -> None:
+    def __init__(self, ranks: Sequence[ActorProxy[LearnerRank]], deadline_s: float, undo: ExitStack) -> None:
         self.ranks = ranks
         self.deadline_s = deadline_s
-        self.placement = placement  # of the GPUs
-        self.meeting = meeting  # where CPU ranks met
+        self.undo = undo  # ends the ranks, and forgets where they met
 
     @classmethod
-    async def start(cls, settings: LearnerSettings) -> Learner:
-        """Spawn one actor per rank and wait until all hold the model; leaves nothing behind when that fails."""
+    async def start(cls, settings: LearnerSettings, placement: PlacementGroup | None = None) -> Learner:
+        """Spawn one actor per rank and wait until all hold the model; leaves no process behind when that fails.
+
+        `placement` is what `reserve_learner_gpus` gave, and stays the caller's.
+        """
         config = settings.learner
-        placement = await _reserve_gpus(config) if config.device == "cuda" else None
         num_gpus = 0.5 if config.weight_sync == "ipc" else 1  # ipc: the engine has the other half
         options = [_options(placement, rank, num_gpus) for rank in range(config.num_ranks)]
-        # CPU ranks are on this machine and meet in a file, so that nothing listens.
-        meeting = None if placement else tempfile.TemporaryDirectory(prefix="int_ray-")
-        place = f"file://{meeting.name}/ranks" if meeting else await _free_address(options[0], config)
-        spawn = ray.remote(LearnerRank)
-        ranks = [spawn.options(**option).remote(settings, rank, place) for rank, option in enumerate(options)]
-        learner = cls(ranks, config.deadline_s, placement, meeting)
         with ExitStack() as undo:
-            undo.callback(learner.close)
+            meeting = None
+            if placement is None:  # CPU ranks are on this machine and meet in a file, so that nothing listens
+                meeting = undo.enter_context(tempfile.TemporaryDirectory(prefix="int_ray-"))
+            place = f"file://{meeting}/ranks" if meeting else await _free_address(options[0], config)
+            spawn = ray.remote(LearnerRank)
+            ranks = [spawn.options(**option).remote(settings, rank, place) for rank, option in enumerate(options)]
+            for rank in ranks:
+                undo.callback(ray.kill, cast(ActorHandle, rank))  # whatever they are doing: they have nothing to save
+            learner = cls(ranks, config.deadline_s, undo.pop_all())
+        with learner.undo as undo:
             await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
-            undo.pop_all()
+            learner.undo = undo.pop_all()
         return learner
 
     async def patch(self, batches: UpdateBatches) -> Update:
@@ -94,13 +93,8 @@ class Learner:
         return await self._call("send_weights", lambda rank: rank.send_weights.remote())
 
     def close(self) -> None:
-        """End the ranks, whatever they are doing: they have nothing to save."""
-        for rank in self.ranks:
-            ray.kill(cast(ActorHandle, rank))
-        if self.meeting is not None:
-            self.meeting.cleanup()
-        if self.placement is not None:
-            remove_placement_group(self.placement)
+        """End the ranks."""
+        self.undo.close()
 
     async def _call(
         self, what: str, call: Callable[[Any], ray.ObjectRef[Answer]], deadline_s: float | None = None
@@ -142,19 +136,6 @@ def _free_port_here() -> str:
         return f"tcp://{ray.util.get_node_ip_address()}:{probe.getsockname()[1]}"
 
 
-async def _reserve_gpus(config: LearnerConfig) -> PlacementGroup:
-    """One GPU per rank, all or none, on as few nodes as possible; never on one that is labelled as spot."""
-    stays = [{"ray.io/market-type": "!spot"}] * config.num_ranks
-    group = placement_group([{"GPU": 1}] * config.num_ranks, strategy="PACK", bundle_label_selector=stays)
-    missing = f"no {config.num_ranks} free GPUs for the learner: add GPUs or lower learner.num_ranks"
-    try:
-        await _within(config.startup_deadline_s, group.ready(), missing)
-    except LearnerError:
-        remove_placement_group(group)
-        raise
-    return group
-
-
 async def _within(deadline_s: float, awaited: Awaitable[Answer], missing: str) -> Answer:
     """Await; raises LearnerError with what is missing after the deadline."""
     try:
@@ -166,7 +147,6 @@ async def _within(deadline_s: float, awaited: Awaitable[Answer], missing: str) -
 def _options(placement: PlacementGroup | None, rank: int, num_gpus: float) -> dict[str, Any]:
     """Where a rank runs: on its reserved GPU; without one, on the driver's machine."""
     if placement is None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": here}
+        return {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": on_this_machine()}
     there = PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank)
     return {"num_cpus": 0, "num_gpus": num_gpus, "scheduling_strategy": there}

@@ -34,17 +34,21 @@ class LearnerRank:
         self.trainer = Trainer(self._load_policy(base), self._load_reference(base), settings, self.mesh)
         self.reference_is_base = True
         self.sender: WeightSender | None = None
-        gc.freeze()  # collecting all that was imported would stall an update by a tenth of a second every now and then
+        # Collecting all that was imported would stall an update by a tenth of a second every now and then.
+        gc.freeze()
 
     def patch(self, batches: UpdateBatches) -> Update:
         """Supervised fine-tuning, one optimizer update per batch (paper, section 4.2); a new RL phase follows."""
         update = self.trainer.patch(batches)
+        self._make_room()
         self.reference_is_base = self.reference_is_base and self.settings.reinforce.kl_reference == "base"
         return update
 
     def reinforce(self, batches: UpdateBatches) -> Update:
         """GRPO, one optimizer update per batch (paper, section 4.3)."""
-        return self.trainer.reinforce(batches)
+        update = self.trainer.reinforce(batches)
+        self._make_room()
+        return update
 
     def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         """Log-prob of every token given those before it; 0 for the first. [T]"""
@@ -77,6 +81,12 @@ class LearnerRank:
 
     def load(self, folder: Path) -> None:
         """Continue exactly from what `save` wrote; the number of ranks may differ."""
+        # Two of them would not fit: the present one goes first. Its layers are in reference cycles, which a collection
+        # must be allowed to see.
+        gc.unfreeze()
+        del self.trainer
+        gc.collect()
+        self._make_room()
         state = learner_state.load_state(folder)
         saved_reference = learner_state.reference_folder(folder)
         self.reference_is_base = not saved_reference.exists()
@@ -89,6 +99,13 @@ class LearnerRank:
             learner_state.load_moments(trainer.optimization.adamw, trainer.policy.model, folder)
             trainer.optimization.restore(phase)
         self.trainer = trainer
+        self._make_room()
+        gc.freeze()
+
+    def _make_room(self) -> None:
+        """Give back what torch keeps for its next tensors, where an engine wants to wake on the same GPU."""
+        if self.settings.learner.weight_sync == "ipc":
+            torch.cuda.empty_cache()
 
     def _load_policy(self, path: str) -> Policy:
         model = load_model(path, self.settings.model, torch.float32)

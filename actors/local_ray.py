@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private import utils as ray_utils
 from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[reportAttributeAccessIssue]
 
 # Ray's processes read it when they start, so it is set before `ray.init`.
@@ -31,7 +34,7 @@ def connect(address: str | None) -> bool:
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
-        ray.init(address=address, logging_level=logging.WARNING)
+        _init(address=address)
         return False
     # The token keeps out other users of this machine. Ray's processes inherit it, and it is written nowhere.
     os.environ |= LOCAL_ENVIRONMENT | {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -42,8 +45,29 @@ def connect(address: str | None) -> bool:
     # Workers and the processes that vLLM starts inherit it: they find the packages without an installation.
     root = str(Path(__file__).resolve().parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    ray.init(address="local", include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1")
+    _init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1")
     return True
+
+
+def _init(**options: Any) -> None:
+    """`ray.init`; where the caller handles SIGTERM it goes on doing so, and one that comes meanwhile waits.
+
+    Ray's own handler would end the process with exit code 15, and while Ray starts leave some of it running.
+    """
+    handler, came = signal.getsignal(signal.SIGTERM), []
+    if not callable(handler):
+        ray.init(logging_level=logging.WARNING, **options)
+        return
+    rays = ray_utils.set_sigterm_handler
+    ray_utils.set_sigterm_handler = lambda sigterm_handler: None
+    signal.signal(signal.SIGTERM, lambda *signalled: came.append(signalled))
+    try:
+        ray.init(logging_level=logging.WARNING, **options)
+    finally:
+        ray_utils.set_sigterm_handler = rays
+        signal.signal(signal.SIGTERM, handler)
+    for signalled in came:
+        handler(*signalled)
 
 
 def disconnect() -> None:

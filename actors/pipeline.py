@@ -18,6 +18,8 @@ from int_ray.data.batches import ProblemBatches
 from int_ray.ports import Rollouts
 from int_ray.types import Problem, ProblemSets, Purpose, RolloutGroup, RunState
 
+FIRST_ROUND = 2  # in the seeds of a stream; 1 is the collection of schedule: paper
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -144,7 +146,7 @@ class RolloutStream:
         self._finished: dict[int, RolloutGroup] = {}  # by number
 
     async def take(self, state: RunState) -> Batch:
-        """The oldest finished groups. Each group's own deadline (rollout.deadline_s) ends the wait for it."""
+        """The oldest finished groups. rollout.deadline_s of a group that an engine has taken ends the wait for it."""
         self._submit_for(state.iteration)
         await self._collect_until(lambda: self._is_ready(state.iteration))
         return self._pop(self.order.size, state.policy_version)
@@ -179,7 +181,7 @@ class RolloutStream:
         for _ in range(batches * self.order.size - len(self._running) - len(self._finished)):
             number = self._number()
             # The number instead of an iteration: no two groups of a problem share their seeds.
-            sampling = self.rollouts.sample([self.order[number]], self.n, Purpose.TRAIN, number + 1)
+            sampling = self.rollouts.sample([self.order[number]], self.n, Purpose.TRAIN, FIRST_ROUND + number)
             task = asyncio.ensure_future(sampling)
             self._running[task] = Ticket(number, iteration)
             task.add_done_callback(self._arrived.put_nowait)

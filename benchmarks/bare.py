@@ -62,7 +62,7 @@ class BareStep:
 
     def __call__(self) -> torch.Tensor:
         """Adds to the gradients; returns the loss."""
-        logprobs, entropy = self._score()
+        logprobs, entropy = self.score()
         ratio = (logprobs - logprobs.detach()).exp()
         loss = -(ratio * self.advantages).mean()
         if entropy is not None:
@@ -70,7 +70,7 @@ class BareStep:
         loss.backward()
         return loss.detach()
 
-    def _score(self) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def score(self) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Log-probs of the trained tokens; their entropies if they enter the loss. [N]"""
         hidden = self.model.base_model(
             input_ids=self.token_ids, position_ids=self.positions, use_cache=False, documents=self.documents

@@ -8,9 +8,10 @@ from benchmarks.gpu_machine import Machine
 from benchmarks.head import naive_logprobs
 from benchmarks.measure import Figure, at_least, at_most
 from benchmarks.trainers import TEMPERATURE, random_model
+from benchmarks.workloads import HEAD_CHUNK
 from int_ray.compute.head import token_logprobs
 
-DEFAULT_CHUNK = 1024
+DEFAULT_CHUNK = HEAD_CHUNK["cuda"]
 
 
 def chunked_head(machine: Machine) -> list[Figure]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.bare import BareStep, use_document_attention
 from benchmarks.flops import train_flops
 from benchmarks.gpu_machine import Machine
-from benchmarks.measure import Figure, at_least, at_most
+from benchmarks.measure import Figure, alternated, at_least, at_most
 from benchmarks.trainers import TEMPERATURE, Setup, cleared, make_trainer, random_model, trainer_step
 from benchmarks.workloads import lognormal_lengths, training_samples
+from int_ray.compute.packing import pack
 from int_ray.compute.trainer import Trainer
 from int_ray.types import TrainingSample
+
+LOGPROB_TOLERANCE = 0.05  # mean over tokens, of bf16
 
 
 def packed_8k(machine: Machine) -> list[Figure]:
@@ -45,7 +49,10 @@ def long_document(machine: Machine) -> list[Figure]:
 
 
 def over_torch(machine: Machine) -> list[Figure]:
-    """One 8k document against the same by hand in plain bf16, compiled as well; no optimizer on either side."""
+    """One 8k document against the same by hand in plain bf16, compiled as well; no optimizer on either side.
+
+    Both must find the same log-probs, as far as bf16 goes.
+    """
     samples = _samples(machine, [machine.tokens(8)])
     trainer = _trainer(machine, _setup_8k(machine))
     ours = cleared(trainer_step(trainer, samples), trainer.policy)
@@ -56,10 +63,23 @@ def over_torch(machine: Machine) -> list[Figure]:
         layers: Any = model.base_model.layers
         for layer in layers:
             layer.compile()
-    bare = cleared(BareStep(model, samples, TEMPERATURE, entropy_coef=0.0), model)
-    pairs = [(machine.seconds(ours, 3), machine.seconds(bare, 3)) for _ in range(machine.rounds(3))]
-    trainer.optimization = None  # the step had put something else there
+    bare = BareStep(model, samples, TEMPERATURE, entropy_coef=0.0)
+    _require_equal_logprobs(trainer, bare, samples)
+    steps = (ours, cleared(bare, model))
+    try:
+        pairs = alternated(*(partial(machine.seconds, step, 3) for step in steps), pairs=machine.rounds(4))
+    finally:
+        trainer.optimization = None  # the step had put something else there
     return [at_least("gpu.tokens_per_s_over_torch_8k", pairs, 0.97, limit="1.0")]
+
+
+def _require_equal_logprobs(trainer: Trainer, bare: BareStep, samples: Sequence[TrainingSample]) -> None:
+    """Raises AssertionError if the two would not train on the same. Log-probs of random weights spread by about 1."""
+    with torch.no_grad():
+        theirs, _ = bare.score()
+    ours = trainer.policy.logprobs(pack(samples).to(theirs.device), TEMPERATURE)
+    difference = (ours - theirs).abs().mean().item()
+    assert difference < LOGPROB_TOLERANCE, f"mean difference of log-probs: {difference:.3g}"
 
 
 def packed_over_padded(machine: Machine) -> list[Figure]:

@@ -9,11 +9,11 @@ from torch.nn.functional import linear
 
 from benchmarks.fresh import in_fresh_process
 from benchmarks.measure import Figure, Scale, at_most, peak_memory, reset_peak_memory
-from benchmarks.workloads import QWEN3_VOCABULARY
+from benchmarks.workloads import HEAD_CHUNK, QWEN3_VOCABULARY
 from int_ray.compute.head import token_logprobs
 
 TEMPERATURE = 0.6
-CHUNK = 64  # tokens; fewer take more memory, in the buffers of the products
+CHUNK = HEAD_CHUNK["cpu"]
 Point = dict[str, float]
 
 

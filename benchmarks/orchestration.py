@@ -26,11 +26,14 @@ Pair = tuple[float, float]  # (busy, wall)
 def run(scale: Scale) -> list[Figure]:
     """Overheads in real time, the gain in virtual time."""
     full = scale is Scale.FULL
-    repeats, iterations, shrink = (5, 10, 1.0) if full else (1, 3, 0.1)  # a checkpoint every 10, as by default
+    repeats, iterations, shrink = (
+        (5, 10, 1.0) if full else (1, 3, 0.1)
+    )  # a checkpoint every 10, as by default; without weights
     before = cpu_seconds()
     sync_pairs = [synchronous(iterations, shrink) for _ in range(repeats)]
     cpu_ms = 1e3 * (cpu_seconds() - before) / (repeats * iterations)
-    note = f"{cpu_ms:.0f} ms of CPU per iteration: samples, metrics, rollout file, checkpoint, the script itself"
+    parts = "samples, metrics, rollout file, checkpoint without weights, the script itself"
+    note = f"{cpu_ms:.0f} ms of CPU per iteration: {parts}"
     async_pairs = {bound: [asynchronous(bound, iterations, shrink) for _ in range(repeats)] for bound in STAGES}
     worse = max(async_pairs, key=lambda bound: statistics.median(map(overhead, async_pairs[bound])))
     return [

@@ -18,10 +18,11 @@ import torch
 from actors.engine_client import RemoteEngine
 from actors.weight_senders import SharedMemorySender, UpdateClient, allocate, copy_weight, copying_threads
 from benchmarks.engines import NO_PREFIX, Settings, Shape, prompts, sampling, shape_of, with_engine
-from benchmarks.measure import Figure, Scale, at_most, paired, wall_seconds
+from benchmarks.measure import Figure, Scale, alternated, at_most, paired, wall_seconds
 
 ABOUT_500_MB = Shape(1024, 16, 48 * 1024, 16)  # in bfloat16
 DEADLINE_S = 300.0
+PIECE_BYTES = 2**24  # of the baseline's copy
 EXACT = 0.1  # log-probs of bfloat16 against float32
 
 
@@ -46,20 +47,20 @@ def load(settings: Settings, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def transport(model: torch.nn.Module, pairs: int) -> Figure:
-    """Weights of the engine's dtype into shared memory, parameter by parameter, beside one memcpy of equal bytes."""
+    """Weights of the engine's dtype into shared memory, parameter by parameter, beside a flat copy of equal bytes."""
     weights = [parameter.detach() for parameter in model.parameters()]
     num_bytes = sum(weight.nbytes for weight in weights)
     with copying_threads() as threads:
-        measured = paired(copier(weights, threads), memcpy(num_bytes), pairs)
+        measured = paired(copier(weights, threads), memcpy(num_bytes, threads), pairs)
     return at_most("sync.transport_over_memcpy", measured, 1.5, limit="1.0", note=f"{num_bytes / 1e6:.0f} MB")
 
 
 def casting(master: torch.nn.Module, pairs: int) -> Figure:
-    """The same from fp32 masters, which are cast on the way, beside a memcpy that reads and writes as many bytes."""
+    """The same from fp32 masters, which are cast on the way, beside a flat copy that moves as many bytes."""
     weights = [parameter.detach() for parameter in master.parameters()]
     traffic = sum(weight.nbytes * 3 // 2 for weight in weights)
     with copying_threads() as threads:
-        measured = paired(copier(weights, threads), memcpy(traffic // 2), pairs)
+        measured = paired(copier(weights, threads), memcpy(traffic // 2, threads), pairs)
     note = "torch's cast writes through the cache, memcpy past it"
     return at_most("sync.cast_over_memcpy_of_equal_traffic", measured, 1.5, limit="1.0", note=note)
 
@@ -79,10 +80,16 @@ def copier(weights: list[torch.Tensor], threads: ThreadPoolExecutor) -> Callable
     return copy
 
 
-def memcpy(num_bytes: int) -> Callable[[], None]:
-    """Copies so many bytes from and to memory that has been touched."""
-    source, target = np.ones(num_bytes, np.uint8), np.zeros(num_bytes, np.uint8)
-    return lambda: np.copyto(target, source)
+def memcpy(num_bytes: int, threads: ThreadPoolExecutor) -> Callable[[], None]:
+    """Copies so many bytes from and to memory that has been touched, in pieces of one size."""
+    source, target = np.full(num_bytes, 1, np.uint8), np.full(num_bytes, 0, np.uint8)
+    pieces = [slice(first, first + PIECE_BYTES) for first in range(0, num_bytes, PIECE_BYTES)]
+    sources, targets = ([array[piece] for piece in pieces] for array in (source, target))
+
+    def copy() -> None:
+        deque(threads.map(np.copyto, targets, sources), maxlen=0)
+
+    return copy
 
 
 async def whole(engine: RemoteEngine, master: torch.nn.Module, pairs: int) -> Figure:
@@ -92,7 +99,7 @@ async def whole(engine: RemoteEngine, master: torch.nn.Module, pairs: int) -> Fi
     def send() -> None:
         sender.send(master, is_main=True)
 
-    measured = [(wall_seconds(send), reload_inside(engine)) for _ in range(pairs + 1)][1:]  # the first is the warm-up
+    measured = alternated(partial(wall_seconds, send), partial(reload_inside, engine), pairs)
     await check(engine, master, send)
     note = "the copy runs beside the reload, on another core where there is one; two calls per part of 64 MB"
     return at_most("sync.total_over_reload", measured, 1.15, limit="1.0", note=note)

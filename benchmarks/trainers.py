@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -14,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from benchmarks.workloads import HEAD_CHUNK
 from int_ray.compute.loading import make_policy, make_reference
 from int_ray.compute.sharding import join_ranks
 from int_ray.compute.trainer import LearnerSettings, Trainer
@@ -35,7 +38,7 @@ class Setup:
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
     micro_batch_tokens: int = 16_384
-    head_chunk: int = 1024
+    head_chunk: int | None = None  # the default of the device
     activation_checkpointing: str = "none"
     compile: bool = False
     device: str = "cpu"
@@ -73,7 +76,7 @@ class Setup:
             "device": self.device,
             "micro_batch_tokens": self.micro_batch_tokens,
             "attention": "auto",
-            "head_chunk": self.head_chunk,
+            "head_chunk": self.head_chunk or HEAD_CHUNK[self.device],
             "activation_checkpointing": self.activation_checkpointing,
             "compile": self.compile,
             "offload_reference": False,
@@ -138,4 +141,6 @@ def _mesh(settings: LearnerSettings) -> DeviceMesh:
     """Of one rank; a process joins its group once."""
     if dist.is_initialized():
         return init_device_mesh(settings.learner.device, (1,))
-    return join_ranks(settings.learner, 0, f"file://{Path(tempfile.mkdtemp()) / 'group'}")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder)
+    return join_ranks(settings.learner, 0, f"file://{Path(folder) / 'group'}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import Qwen3Config
 
 QWEN3_VOCABULARY = 151_936
+HEAD_CHUNK = {"cpu": 128, "cuda": 1024}  # tokens: the defaults of learner.head_chunk
 
 
 def qwen3_config(hidden: int, layers: int, vocabulary: int, *, heads: int = 8, head_dim: int = 64) -> Qwen3Config:

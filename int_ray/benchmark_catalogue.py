@@ -7,21 +7,21 @@ local copy needs no entry: its path, with these columns, is a source like any ot
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic_core import PydanticCustomError
 
 PREFIX = "benchmark:"
+Entry = Mapping[str, object]  # a source, as a config writes it
 COLUMNS = {"question": "problem", "answer": "answer", "solution": None}
 
 
-def _entry(path: str, split: str, subset: str | None = None) -> Mapping[str, Any]:
+def _entry(path: str, split: str, subset: str | None = None) -> Entry:
     return {"path": path, "split": split, "subset": subset, "columns": COLUMNS}
 
 
 # The seven of Table 2, which says neither which HMMT of 2025 it means (here February, with the month in the name) nor
 # in which language OlymMATH is asked (here English).
-BENCHMARKS: Mapping[str, Mapping[str, Any]] = {
+BENCHMARKS: Mapping[str, Entry] = {
     "aime_2025": _entry("MathArena/aime_2025", "train"),
     "hmmt_feb_2025": _entry("MathArena/hmmt_feb_2025", "train"),
     "brumo_2025": _entry("MathArena/brumo_2025", "train"),
@@ -32,14 +32,15 @@ BENCHMARKS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def look_up(source: Any) -> Any:
-    """The source behind a name such as `benchmark:aime_2025`; anything else as it is."""
-    if not isinstance(source, str) or not source.startswith(PREFIX):
+def look_up(source: Entry) -> Entry:
+    """The source behind a path such as `benchmark:aime_2025`, with what else is given; any other source as it is."""
+    path = source.get("path")
+    if not isinstance(path, str) or not path.startswith(PREFIX):
         return source
-    name = source.removeprefix(PREFIX)
+    name = path.removeprefix(PREFIX)
     if name not in BENCHMARKS:
         known = ", ".join(BENCHMARKS)
         raise PydanticCustomError(
             "benchmark", "there is no benchmark of that name; there are: {known}", {"known": known}
         )
-    return dict(BENCHMARKS[name])
+    return {**BENCHMARKS[name], **{key: value for key, value in source.items() if key != "path"}}

@@ -9,10 +9,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_core import PydanticCustomError
 
-from int_ray.benchmark_catalogue import look_up
 from int_ray.config_section import Section
 from int_ray.data_config import EvaluationSources, ProblemsConfig
 from int_ray.oracle_config import OracleConfig
@@ -61,7 +60,9 @@ class RolloutConfig(Section):
         default=True, description="weight_sync: ipc: engines give their GPU memory back while the learner works."
     )
     startup_deadline_s: PositiveFloat = 900.0
-    deadline_s: PositiveFloat = Field(default=3600.0, description="Longest wait for one group's rollouts.")
+    deadline_s: PositiveFloat = Field(
+        default=3600.0, description="Longest wait for one group's rollouts, from when an engine has taken it."
+    )
 
 
 class TriggerConfig(Section):
@@ -100,14 +101,13 @@ def _checkpoint_name(name: str) -> str:
 
 
 SetName = Annotated[str, AfterValidator(_set_name)]
-SetSources = Annotated[EvaluationSources, BeforeValidator(look_up)]
 CheckpointName = Annotated[str, AfterValidator(_checkpoint_name)]
 
 
 class EvaluateConfig(Section):
     """Held-out problems, evaluated before the first iteration and after the last, and by `int-ray evaluate`."""
 
-    sets: dict[SetName, SetSources] = Field(
+    sets: dict[SetName, EvaluationSources] = Field(
         default_factory=dict,
         description="Name (part of file names) -> source or sources, read like problems.train, or the name of a "
         "ready-made set, such as benchmark:aime_2025.",

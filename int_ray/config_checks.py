@@ -103,8 +103,10 @@ def _learner_checks(config: Config) -> list[Check]:
 def _pipeline_checks(config: Config) -> list[Check]:
     rollout, reinforce = config.rollout, config.reinforce
     masked = rollout.top_p < 1 or rollout.top_k > 0
+    of_engine = reinforce.old_logprobs == "engine"
+    correction = "reinforce.old_logprobs=learner and " * of_engine + "reinforce.importance_cap, such as 2.0"
     trusting = {
-        "reinforce.old_logprobs: engine": reinforce.old_logprobs == "engine",
+        "reinforce.old_logprobs: engine": of_engine,
         f"reinforce.importance_cap: {reinforce.importance_cap}": reinforce.importance_cap is not None,
     }
     return [
@@ -114,12 +116,11 @@ def _pipeline_checks(config: Config) -> list[Check]:
             "the two share one GPU and take turns; set it to 0, or choose nccl",
         ),
         (
-            rollout.staleness > 0 and reinforce.importance_cap is None,
-            f"rollout.staleness: {rollout.staleness} trains on tokens of older policies; set reinforce.importance_cap, "
-            "such as 2.0",
+            rollout.staleness > 0 and (of_engine or reinforce.importance_cap is None),
+            f"rollout.staleness: {rollout.staleness} trains on tokens of older policies; set {correction}",
         ),
         (
-            reinforce.old_logprobs == "engine" and reinforce.importance_cap is not None,
+            rollout.staleness == 0 and of_engine and reinforce.importance_cap is not None,
             "reinforce.importance_cap: has no effect with old_logprobs = engine, whose ratio corrects for the engine",
         ),
         *(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from annotated_types import Len
@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from int_ray.benchmark_catalogue import look_up
 from int_ray.config_section import Section
 
 GENERATED = "reasoning_gym:"  # what the path of a generated source begins with; the name of the task follows
@@ -68,8 +69,8 @@ class SourceConfig(Section):
     """One source of problems. A text in its place is its path."""
 
     path: str = Field(
-        description="JSONL, Parquet or CSV file, dataset folder, name of a Hugging Face dataset, or "
-        "reasoning_gym:TASK for generated problems."
+        description="JSONL, Parquet or CSV file, dataset folder, name of a Hugging Face dataset, "
+        "reasoning_gym:TASK for generated problems, or benchmark:NAME for a ready-made set."
     )
     subset: str | None = Field(default=None, description="Configuration of a Hugging Face dataset that has several.")
     split: str | None = Field(default=None, description="Split of a dataset; default: problems.split.")
@@ -99,7 +100,8 @@ class SourceConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_path(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+        source = {"path": value} if isinstance(value, str) else value
+        return look_up(source) if isinstance(source, Mapping) else source
 
     @model_validator(mode="after")
     def _check_options(self) -> SourceConfig:
@@ -130,9 +132,9 @@ def _no_weights(sources: Sequence[SourceConfig]) -> Sequence[SourceConfig]:
 
 Sources = Annotated[
     tuple[SourceConfig, ...],
-    Len(1),
     BeforeValidator(_as_list),
     AfterValidator(_weights_fit),
+    Len(1),  # after the others: a mistake in the only source is one mistake, not an empty list too
     WrapSerializer(_single),
 ]
 EvaluationSources = Annotated[Sources, AfterValidator(_no_weights)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,9 @@ from int_ray.config_file import ConfigError
 from int_ray.data.problems import LoadedProblems, load_problems
 from int_ray.data.rows import DataError
 from int_ray.decoding import checkpoints, decoding, served
-from int_ray.preflight import architecture_mistakes, is_local, length_check, load_tokenizer
+from int_ray.model_checks import architecture_mistakes
+from int_ray.preflight import is_local, length_check, load_tokenizer
+from int_ray.types import Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +52,7 @@ def _load(config: Config, *, hub_too: bool) -> EvaluationInputs:
                 mistakes += architecture_mistakes(settings)
             except ConfigError as error:
                 mistakes += [f"evaluate.checkpoints.{name}: {line}" for line in error.problems]
-    sets = _load_sets(config, next(iter(tokenizers.values()), None), hub_too, mistakes)
+    sets = _load_sets(config, list(tokenizers.values()), hub_too, mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     return EvaluationInputs(tokenizers, sets)
@@ -69,10 +72,15 @@ def _setting_mistakes(config: Config) -> list[str]:
 
 
 def _load_sets(
-    config: Config, tokenizer: PreTrainedTokenizerBase | None, hub_too: bool, mistakes: list[str]
+    config: Config, tokenizers: Sequence[PreTrainedTokenizerBase], hub_too: bool, mistakes: list[str]
 ) -> dict[str, LoadedProblems]:
-    """Problems of every set; those whose prompt leaves no room for the longest response are left out."""
-    too_long = length_check(config, tokenizer, decoding(config).max_tokens)
+    """Problems of every set; where the prompt leaves some checkpoint no room for the longest response, all do without
+    the problem."""
+    checks = [length_check(config, tokenizer, decoding(config).max_tokens) for tokenizer in tokenizers]
+
+    def too_long(problem: Problem) -> bool:
+        return any(check(problem) for check in checks)
+
     loaded = {}
     for name, sources in config.evaluate.sets.items():
         try:

@@ -51,7 +51,7 @@ def read_rows(path: Path) -> list[tuple[int, Row | BadRow]]:
     """Rows of a JSONL or Parquet file with their numbers from 1. Raises DataError."""
     if not path.expanduser().is_file():
         raise DataError(f"{path} is no file; check the path (relative to {Path.cwd()})")
-    rows = list(numbered_rows(str(path), split="train"))
+    rows = list(numbered_rows(str(path)))
     if not rows:
         raise DataError(f"{path} is empty; name a file with interventions in it")
     return rows

@@ -100,15 +100,16 @@ def memory_plans(config: Config, shape: Shape, gpu_bytes: float | None) -> list[
         ]
     asleep = {"sleeping engine": PROCESS} if config.rollout.sleep else engine
     sampling = state | {"process": PROCESS} | engine
+    taken, least = sum(state.values()) + PROCESS, sum(_least_engine(config, shape).values())
     return [
         GpuPlan("shared GPU, training", training | asleep, f"{trains}, or a lower rollout.gpu_memory_utilization"),
-        GpuPlan("shared GPU, sampling", sampling, _smaller_engine(sum(state.values()) + PROCESS, gpu_bytes)),
+        GpuPlan("shared GPU, sampling", sampling, _smaller_engine(taken, least, gpu_bytes)),
     ]
 
 
-def _smaller_engine(taken: float, gpu_bytes: float | None) -> str:
-    """What leaves room for `taken` bytes beside the engine."""
-    if gpu_bytes is None or taken > 0.95 * gpu_bytes:
+def _smaller_engine(taken: float, least: float, gpu_bytes: float | None) -> str:
+    """What leaves room for `taken` bytes beside an engine of at least `least`."""
+    if gpu_bytes is None or taken + least > gpu_bytes:
         return "a smaller model or weight_sync: nccl with more GPUs"
     return f"rollout.gpu_memory_utilization={math.floor(100 * (1 - taken / gpu_bytes)) / 100:g}"
 
@@ -158,13 +159,21 @@ def activation_bytes(shape: Shape, mode: Literal["none", "selective", "full"], w
 
 def _engine(config: Config, shape: Shape, gpu_bytes: float | None) -> dict[str, float]:
     """vLLM takes its share of the GPU whatever it needs; where the GPU's size is not known, the least that it needs."""
-    rollout, width = config.rollout, BYTES[config.model.dtype]
-    weights = width * shape.parameters / rollout.tensor_parallel_size
-    sequence = kv_cache_bytes(shape, width) * config.model.max_length / rollout.tensor_parallel_size
+    least = _least_engine(config, shape)
     if gpu_bytes is None:
-        return {"engine weights": weights, "KV cache of one longest sequence": sequence, "engine process": PROCESS}
-    cache = rollout.gpu_memory_utilization * gpu_bytes - weights - PROCESS
-    return {"engine weights": weights, "KV cache": max(cache, sequence), "engine process": PROCESS}
+        return least
+    weights, sequence, process = least.values()
+    cache = config.rollout.gpu_memory_utilization * gpu_bytes - weights - process
+    return {"engine weights": weights, "KV cache": max(cache, sequence), "engine process": process}
+
+
+def _least_engine(config: Config, shape: Shape) -> dict[str, float]:
+    """What an engine cannot start without."""
+    parallel, width = config.rollout.tensor_parallel_size, BYTES[config.model.dtype]
+    # A head of keys and values is not split: with more GPUs than heads, several hold the same one.
+    cache = kv_cache_bytes(shape, width) * config.model.max_length / min(parallel, shape.kv_heads)
+    weights = width * shape.parameters / parallel
+    return {"engine weights": weights, "KV cache of one longest sequence": cache, "engine process": PROCESS}
 
 
 def kv_cache_bytes(shape: Shape, width: int = 2) -> int:
@@ -178,4 +187,17 @@ def warnings(plans: Sequence[GpuPlan], gpu_bytes: float) -> list[str]:
         f"{plan.phase}: needs about {plan.total / GB:.0f} GB, the GPU has {gpu_bytes / GB:.0f} GB; try {plan.advice}"
         for plan in plans
         if plan.total > gpu_bytes
+    ]
+
+
+def engine_warnings(config: Config, shape: Shape, gpu_bytes: float) -> list[str]:
+    """One line if an engine would fit on the GPU, but cannot start in the share that it may take of it."""
+    utilization, least = config.rollout.gpu_memory_utilization, sum(_least_engine(config, shape).values())
+    share = utilization * gpu_bytes
+    if config.learner.device == "cpu" or not share < least <= gpu_bytes:
+        return []
+    return [
+        f"each engine: needs at least {least / GB:.1f} GB for its weights and one sequence of model.max_length, but "
+        f"rollout.gpu_memory_utilization = {utilization:g} leaves it {share / GB:.1f} GB; raise it to more than "
+        f"{least / gpu_bytes:.2f}, or try a smaller model.max_length or more rollout.tensor_parallel_size"
     ]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from int_ray.config import Config, ModelConfig
 from int_ray.config_file import ConfigError
 from int_ray.data.problems import LoadedProblems, load_problems
-from int_ray.data.rows import DataError, may_be_hub_name
+from int_ray.data.rows import DataError, is_single_dataset, may_be_hub_name
 from int_ray.data_config import SourceConfig, source_names
 from int_ray.given_interventions import LoadedInterventions, load_interventions
+from int_ray.model_checks import architecture_mistakes
 from int_ray.oracle_checks import oracle_mistakes
 from int_ray.prompts import encode_prompt
 from int_ray.types import Problem
@@ -21,8 +22,6 @@ from int_ray.types import Problem
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Head sizes of vLLM's CPU attention kernel; it dies at the first request on others.
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 TRAIN = "problems.train"
 MIXED = "problems.mixed"
 EVALUATION = "evaluate.sets."
@@ -163,8 +162,8 @@ def _held_out(
 def _place(config: Config, source: SourceConfig) -> tuple[str, ...]:
     """Where the rows of a source lie. The same place in two settings is on purpose."""
     path = Path(source.path).expanduser()
-    is_file = path.is_file()
-    split = "" if is_file or source.is_generated else source.split or config.problems.split
+    has_splits = not (path.is_file() or source.is_generated or is_single_dataset(path))
+    split = (source.split or config.problems.split) if has_splits else ""
     return (str(path.resolve() if path.exists() else source.path), source.subset or "", split, str(source.options))
 
 
@@ -233,23 +232,3 @@ def _no_tokenizer(model: ModelConfig, reason: str) -> ConfigError:
     return ConfigError(
         [f"model.path: no tokenizer could be loaded from {model.path}; save one beside the model ({reason})"]
     )
-
-
-def architecture_mistakes(config: Config) -> list[str]:
-    """Head size and context length against what the engine supports. Raises ConfigError if they cannot be read."""
-    from transformers import AutoConfig
-
-    path = config.model.path
-    try:
-        architecture = AutoConfig.from_pretrained(path, revision=config.model.revision).get_text_config()
-    except (OSError, ValueError) as error:
-        raise ConfigError([f"model.path: cannot read the configuration of {path}: {error}"]) from None
-    head_size = getattr(architecture, "head_dim", None) or architecture.hidden_size // architecture.num_attention_heads
-    limit = getattr(architecture, "max_position_embeddings", config.model.max_length)
-    mistakes = []
-    if config.learner.device == "cpu" and head_size not in CPU_HEAD_SIZES:
-        sizes = ", ".join(map(str, CPU_HEAD_SIZES))
-        mistakes.append(f"model.path: {path} has attention heads of {head_size}; the CPU engine supports {sizes}")
-    if config.model.max_length > limit:
-        mistakes.append(f"model.max_length: {config.model.max_length} exceeds the model's own limit of {limit}")
-    return mistakes

@@ -61,9 +61,10 @@ class ReinforceConfig(Section):
     entropy_coef: float = Field(default=0.0, ge=0)
     zero_advantage: Literal["keep", "drop"] = Field(
         default="keep",
-        description="Groups whose rewards are all equal. keep: they count in the mean and bring their KL and entropy "
-        "terms; with both coefficients 0 they are not computed, which changes nothing. drop: they leave the batch, and "
-        "updates are formed of the others.",
+        description="Groups whose outcomes are all equal. keep: they count in the mean and bring their KL and entropy "
+        "terms; with both coefficients 0, samples without an advantage are not computed, which changes no weight: "
+        "metrics but the loss are means over the computed tokens. drop: such groups leave the batch, and updates are "
+        "formed of the others.",
     )
     old_logprobs: Literal["learner", "engine"] = Field(
         default="learner",
@@ -98,9 +99,13 @@ class LearnerConfig(Section):
         description="Of packed sequences. flash_attention_2: package flash-attn; varlen: torch on CUDA; sdpa: one call "
         "per sequence, everywhere; auto: the first of them that fits device and dtype.",
     )
-    head_chunk: PositiveInt = Field(default=1024, description="Tokens whose logits exist at once.")
+    head_chunk: PositiveInt = Field(
+        default_factory=lambda before: 128 if before.get("device") == "cpu" else 1024,
+        description="Tokens whose logits exist at once; default: 1024 for device = cuda, where small products are "
+        "slow, 128 for cpu.",
+    )
     activation_checkpointing: Literal["none", "selective", "full"] = Field(
-        default="none", description="selective: all but matrix products is recomputed; full: every layer."
+        default="none", description="selective: all but matrix products and attention is recomputed; full: every layer."
     )
     compile: bool = Field(default=False, description="torch.compile, layer by layer.")
     offload_reference: bool = Field(default=False, description="The KL reference waits in CPU memory (device: cuda).")
@@ -110,7 +115,7 @@ class LearnerConfig(Section):
     )
     canary_tolerance: PositiveFloat | None = Field(
         default=None,
-        description="Largest log-prob difference between engine and learner after a sync; "
+        description="Largest mean difference of an engine's log-probs from the learner's after a sync; "
         "default: 1e-3 for model.dtype = float32, 0.1 for bfloat16.",
     )
     startup_deadline_s: PositiveFloat = 900.0

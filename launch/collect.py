@@ -18,7 +18,14 @@ from int_ray.oracles.spending import Spend, read_spend
 from int_ray.preflight import Inputs, load_inputs
 from launch.commands import command_line, program
 from launch.console import ConsoleProgress
-from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
+from launch.preparation import (
+    check_folder,
+    check_same_problems,
+    import_plugins,
+    journalled_end,
+    report_quarantined,
+    show_plan,
+)
 
 if TYPE_CHECKING:
     from actors.collector import Collected
@@ -62,9 +69,10 @@ async def _collect(config: Config, inputs: Inputs, progress: ConsoleProgress) ->
     from actors.collector_assembly import assemble_collector
     from actors.run_folder import RunFolder
 
+    kept = check_same_problems(config.run.folder, BEGINS, {"train": inputs.problems})
     folder = RunFolder(config.run.folder, tensorboard=False)
     (folder.path / "config.yaml").write_text(dump_config(config))
-    folder.journal.write(BEGINS)
+    folder.journal.write(BEGINS, problem_sets=kept)
     progress.say(f"Problems: {len(inputs.problems.problems)}")
     report_quarantined({"train": inputs.problems}, folder.path, progress)
     with journalled_end(folder, progress):

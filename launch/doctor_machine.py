@@ -17,6 +17,8 @@ from packaging.utils import canonicalize_name
 
 from int_ray.config import Config
 from int_ray.config_checks import num_gpus
+from int_ray.config_file import ConfigError
+from int_ray.preflight import require_kernels
 from launch.doctor import Finding
 
 GB = 1e9
@@ -110,6 +112,8 @@ def check_gpus(config: Config | None) -> Finding:
     if len(found) < needed:
         advice = "use a machine or cluster that has them, or lower learner.num_ranks and rollout.num_engines"
         return Finding("fail", "GPUs", f"{shown}; the config needs {needed}", advice)
+    if found and find_spec("torch") is None:
+        return Finding("fail", "GPUs", f"{shown}; PyTorch is not installed", "make setup LOCK=requirements-gpu.lock")
     if found and is_cpu_torch({"torch": metadata.version("torch")}):
         return Finding(
             "fail", "GPUs", f"{shown}; PyTorch is built without CUDA", "make setup LOCK=requirements-gpu.lock"
@@ -125,6 +129,11 @@ def check_gpus(config: Config | None) -> Finding:
 
 def check_attention(config: Config | None) -> Finding:
     """Which kernel packed sequences will be computed with, as int_ray/compute/attention.py chooses."""
+    if config is not None:
+        try:
+            require_kernels(config)
+        except ConfigError as error:
+            return Finding("fail", "attention", "a package is missing", str(error))
     wanted = config.learner.attention if config else "auto"
     on_gpu = config.learner.device == "cuda" if config else bool(gpus())
     half = config is None or config.model.dtype == "bfloat16"

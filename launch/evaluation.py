@@ -27,6 +27,7 @@ WITHOUT_TRAINING = ("schedule=never", "problems.mixed=null", "rollout.mixed=0", 
 # What is sampled already depends on these, and on what `check_same` compares.
 FIXED = (
     "model.revision",
+    "model.dtype",
     "model.max_length",
     "model.chat_template_kwargs",
     "problems.reward",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 
@@ -27,6 +29,21 @@ def exit_on_config_error() -> Iterator[None]:
 
 
 @contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, even where Ctrl-C is ignored, as in the background of a script."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # asyncio's own while a loop runs: cancels it in good order
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def exit_resumable(command: str, config: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[None]:
     """One line for whatever ends a run early, the command that goes on with it, and an exit code."""
     go_on = f"To go on: {command_line(command, config, overrides, plugins, '--resume', 'auto')}"
@@ -34,7 +51,7 @@ def exit_resumable(command: str, config: str, overrides: Sequence[str], plugins:
         from int_ray.errors import Resumable, RunError
 
         try:
-            with exit_on_config_error():
+            with sigterm_as_ctrl_c(), exit_on_config_error():
                 yield
         except (RunError, TimeoutError) as error:
             print(f"error: {error}", file=sys.stderr)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +15,8 @@ from int_ray.config import Config
 from int_ray.config_checks import engine_gpus
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.data.originals import original_rows
+from int_ray.data.rows import DataError
+from int_ray.errors import RunError
 from int_ray.hard_set import HardSet, rows_text, wave_sizes
 from int_ray.oracles.api import APIS
 from int_ray.oracles.spending import read_spend
@@ -36,6 +40,7 @@ WITHOUT_TRAINING = (
 FIXED = (
     "model.path",
     "model.revision",
+    "model.dtype",
     "model.max_length",
     "model.chat_template_kwargs",
     "problems.train",
@@ -102,12 +107,16 @@ async def _select(config: Config, inputs: Inputs, progress: ConsoleProgress) -> 
 
 
 def write_files(config: Config, folder: ResultFolder, hard_set: HardSet, splits: dict[str, list[Problem]]) -> None:
-    """The splits with all columns of the source, and the statistics."""
+    """The splits with all columns of the source, and the statistics. Raises RunError if the source has changed."""
     from actors.run_folder import replace_file, write_json
 
-    rows = original_rows(config.problems, [problem for problems in splits.values() for problem in problems])
-    for name, problems in splits.items():
-        replace_file(folder.path / f"{name}.jsonl", rows_text(rows[problem.id] for problem in problems))
+    try:
+        rows = original_rows(config.problems, [problem for problems in splits.values() for problem in problems])
+    except DataError as error:
+        raise RunError(f"{error}; what was sampled is kept") from None
+    texts = {name: rows_text(rows[problem.id] for problem in problems) for name, problems in splits.items()}
+    for name, text in texts.items():
+        replace_file(folder.path / f"{name}.jsonl", text)
     write_json(folder.path / "statistics.json", hard_set.as_dict())
     summary = "".join(f"- {name}: {value}\n" for name, value in hard_set.rows())
     replace_file(folder.path / "summary.md", f"# Hard problems of {config.model.path}\n\n{summary}")
@@ -144,10 +153,16 @@ def what_next(
     if not hard_set.train:
         return ["No problem is hard, so there is nothing to train on"]
     kept = [item for item in overrides if not item.startswith(("run.folder=", "problems.train=", "hard_set."))]
-    given = [f"problems.train={folder / 'hard_train.jsonl'}", f"run.folder={folder}-trained"]
+    given = [f"problems.train={_source(folder / 'hard_train.jsonl')}"]
     if hard_set.test:
-        given.insert(1, f"evaluate.sets.hard_test={folder / 'hard_test.jsonl'}")
+        given.append(f"evaluate.sets.hard_test={_source(folder / 'hard_test.jsonl')}")
+    given.append(f"run.folder={folder}-trained")
     return [
         f"Problems: {folder / 'hard_train.jsonl'} and hard_test.jsonl; how they were found: summary.md",
         f"To train with them: {command_line('train', path, [*kept, *given], plugins)}",
     ]
+
+
+def _source(file: Path) -> str:
+    """A file of hard problems as an override names it: with columns of its own, whatever those of the pool were."""
+    return f"{{path: {json.dumps(str(file))}, columns: {{id: id}}}}"

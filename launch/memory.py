@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 from int_ray.config import Config
-from int_ray.memory_plan import memory_plans, read_shape, warnings
+from int_ray.memory_plan import engine_warnings, memory_plans, read_shape, warnings
 
 
 def memory_lines(config: Config) -> list[str]:
@@ -19,7 +19,10 @@ def memory_lines(config: Config) -> list[str]:
     size = gpu_bytes() if config.run.ray_address is None else None
     plans = memory_plans(config, shape, size)
     lines = [f"GPU memory, {plan.story()}" for plan in plans]
-    return lines if size is None else [*lines, *(f"WARNING: {warning}" for warning in warnings(plans, size))]
+    if size is None:
+        return lines
+    found = [*warnings(plans, size), *engine_warnings(config, shape, size)]
+    return [*lines, *(f"WARNING: {warning}" for warning in found)]
 
 
 def gpu_bytes() -> float | None:

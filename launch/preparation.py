@@ -112,6 +112,28 @@ def _value(config: Config, key: str) -> object:
     return value
 
 
+def check_same_problems(folder: Path, begins: str, loaded: Mapping[str, LoadedProblems]) -> dict[str, str]:
+    """Raises ConfigError if the run to resume began with other problems; its batches are places in their order.
+
+    Returns what the event `begins` is to keep of them, as `problem_sets`.
+    """
+    journal = folder / "journal.jsonl"
+    before: dict[str, str] = {}
+    for event in read_json_lines(journal) if journal.exists() else ():
+        if event["event"] == begins:
+            before |= event.get("problem_sets", {})
+    now = {name: item.identity() for name, item in loaded.items()}
+    mistakes = [
+        f"problems.{name}: {found} are left, but the run to resume began with {before[name]}; bring back the data and "
+        "the settings that leave rows out, or choose another run.folder"
+        for name, found in now.items()
+        if before.get(name, found) != found
+    ]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return now
+
+
 @contextmanager
 def journalled_end(folder: RunFolder | ResultFolder, progress: ConsoleProgress) -> Iterator[None]:
     """Write into the journal how the block ended and where its time went; close the folder."""
@@ -119,7 +141,7 @@ def journalled_end(folder: RunFolder | ResultFolder, progress: ConsoleProgress) 
     try:
         yield
         ended = "finished"
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, KeyboardInterrupt):
         ended = "interrupted"
         raise
     finally:

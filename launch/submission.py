@@ -43,7 +43,7 @@ SENDABLE = (
     "TORCH_LOGS",
     "VLLM_LOGGING_LEVEL",
 )
-# `ray job stop` then leaves time for a last checkpoint; Ray kills after 3 s otherwise.
+# `ray job stop` then leaves time to end every process in good order; Ray kills after 3 s otherwise.
 JOB_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "300"}
 
 

@@ -16,11 +16,19 @@ from actors.checkpoint import CheckpointError, Checkpoints, verify
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.model_checks import require_trainable
 from int_ray.preflight import Inputs, is_local, load_inputs, require_kernels
 from int_ray.types import ProblemSets, RunState
 from launch.console import ConsoleProgress, introduce, show_summary
 from launch.memory import memory_lines
-from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
+from launch.preparation import (
+    check_folder,
+    check_same_problems,
+    import_plugins,
+    journalled_end,
+    report_quarantined,
+    show_plan,
+)
 from launch.report import conclude
 
 # A resumed run cannot change these: they say which problems an iteration has and what its saved trigger means.
@@ -53,8 +61,10 @@ def run_training(
     start = find_start(config, resume)
     if dry_run:
         show_plan(config, batch_arithmetic(config), console)
-        for line in memory_lines(config) if is_local(config.model.path) else ():
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if is_local(config.model.path):
+            require_trainable(config)
+            for line in memory_lines(config):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     with ConsoleProgress(console) as progress:
         for line in introduce(config):
@@ -62,6 +72,7 @@ def run_training(
         progress.say(f"Checking the model and the problems of {path}")
         require_kernels(config)
         inputs = load_inputs(config)
+        require_trainable(config)
         for line in memory_lines(config):
             progress.say(line)
         import_module("actors.assembly")  # seconds of imports: here, where a Ctrl-C ends the process at once
@@ -77,10 +88,12 @@ async def _train(config: Config, inputs: Inputs, start: Start, progress: Console
     from actors.summary import summarise
 
     began = time.monotonic()
+    trained_on = {"train": inputs.problems, "mixed": inputs.mixed}
+    kept = check_same_problems(config.run.folder, "started", trained_on)
     folder = RunFolder(config.run.folder)
     (folder.path / "config.yaml").write_text(dump_config(config))
     _report_start(inputs, start, folder.path, progress)
-    folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule)
+    folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule, problem_sets=kept)
     sets = {name: loaded.problems for name, loaded in inputs.evaluation_sets.items()}
     problems = ProblemSets(inputs.problems.problems, sets, inputs.mixed.problems, inputs.interventions.items)
     with journalled_end(folder, progress):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """Its time starts at 0."""
+    """Its time starts at 0. What is meant for a thread is done at once."""
 
     def __init__(self):
         self._clock = _JumpingSelector()
@@ -30,6 +30,12 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now
+
+    def run_in_executor(self, executor: object, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        async def call() -> T:
+            return func(*args)
+
+        return self.create_task(call())
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:

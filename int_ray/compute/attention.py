@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PretrainedConfig
+from transformers import AttentionInterface
 
 Kernel = Literal["flash_attention_2", "varlen", "sdpa"]
 # (query [T, Hq, E], key [T, Hkv, E], value [T, Hkv, E], boundaries [D + 1], longest, scale) -> [T, Hq, E]
@@ -23,9 +24,14 @@ VARLEN_KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters 
 
 
 def packed_attention(kernel: Literal["auto"] | Kernel, device: str, dtype: torch.dtype) -> str:
-    """Register the attention of packed sequences; returns its name for transformers' `attn_implementation`."""
+    """Register the attention of packed sequences; returns its name for transformers' `attn_implementation`.
+
+    Raises ImportError if the kernel's package cannot be loaded.
+    """
     if kernel == "auto":
         kernel = _best(device, dtype)
+    if kernel == "flash_attention_2":
+        import_module("flash_attn")  # now, so that its operation is there when layers choose what to keep
     attend = {"flash_attention_2": _flash, "varlen": _varlen, "sdpa": _sdpa}[kernel]
     name = f"int_ray_{kernel.removesuffix('_attention_2')}_packed"
     AttentionInterface.register(name, _as_transformers_calls_it(attend))
@@ -37,19 +43,6 @@ def _best(device: str, dtype: torch.dtype) -> Kernel:
     if device != "cuda" or dtype != torch.bfloat16:
         return "sdpa"
     return "flash_attention_2" if find_spec("flash_attn") else "varlen"
-
-
-def require_full_attention(config: PretrainedConfig) -> None:
-    """Raises ValueError for a model whose attention is not plain causal attention."""
-    layer_types = getattr(config, "layer_types", None) or ["full_attention"]
-    kinds: set[str] = set(layer_types) - {"full_attention"}
-    if getattr(config, "attn_logit_softcapping", None):
-        kinds.add("attn_logit_softcapping")
-    if not hasattr(config, "layer_types") and getattr(config, "sliding_window", None):
-        kinds.add("sliding_window")
-    if kinds:
-        names = ", ".join(sorted(kinds))
-        raise ValueError(f"model.path: {config.model_type} has {names}; the learner knows full causal attention only")
 
 
 def _as_transformers_calls_it(attend: PackedAttention) -> Callable[..., tuple[torch.Tensor, None]]:

@@ -38,7 +38,7 @@ def _checkpointed(forward: Forward, selective: bool) -> Forward:
 
 
 def _kept_operations() -> list[Any]:
-    """What is dear to compute: matrix products, and attention in each of its implementations."""
+    """What is dear to compute: matrix products, and attention in each of its implementations that is loaded."""
     aten = torch.ops.aten
     kept: list[Any] = [
         aten.mm.default,

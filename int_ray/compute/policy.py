@@ -8,12 +8,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from int_ray.compute.attention import require_full_attention
+from int_ray.compute.architecture import untrainable
 from int_ray.compute.head import token_logprobs
 from int_ray.compute.packing import PackedBatch
-
-# What some architectures do to the logits after their output head.
-LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 
 class Policy(nn.Module):
@@ -25,8 +22,7 @@ class Policy(nn.Module):
     def __init__(self, model: PreTrainedModel, head_chunk: int) -> None:
         """`head_chunk`: tokens whose logits exist at once. Raises ValueError for a model that this cannot compute."""
         super().__init__()
-        require_full_attention(model.config)
-        _require_plain_head(model)
+        _require_trainable(model)
         self.model = model.eval()  # dropout would make recomputed log-probs differ
         self.head_chunk = head_chunk
 
@@ -49,11 +45,12 @@ class Policy(nn.Module):
         return self(batch, temperature)[0]
 
 
-def _require_plain_head(model: PreTrainedModel) -> None:
-    """The logits must be hidden states times the head's weight, nothing else."""
+def _require_trainable(model: PreTrainedModel) -> None:
+    """The logits must be what full causal attention and one matrix as output head yield."""
+    obstacles = untrainable(model.config)
     head = model.get_output_embeddings()
-    changes = [name for name in LOGIT_CHANGES if getattr(model.config, name, None) not in (None, 1.0)]
     if not isinstance(head, nn.Linear) or head.bias is not None:
-        changes.append("an output head that is not one matrix")
-    if changes:
-        raise ValueError(f"model.path: {model.config.model_type} has {', '.join(changes)}: the learner cannot train it")
+        name = model.config.model_type
+        obstacles.append(f"model.path: {name} has an output head that is not one matrix; the learner cannot train it")
+    if obstacles:
+        raise ValueError("\n".join(obstacles))

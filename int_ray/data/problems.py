@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,13 @@ class LoadedProblems:
     problems: Sequence[Problem]
     quarantined: Sequence[QuarantinedRow] = ()
     notes: tuple[str, ...] = ()  # what a person should know: which columns were chosen, what was left out
+
+    def identity(self) -> str:
+        """Such as `40 problems, 1a2b3c4d5e6f7081`: the same for the same ids and questions in the same order."""
+        digest = hashlib.blake2b(digest_size=8)
+        for problem in self.problems:
+            digest.update(json.dumps([problem.id, problem.question]).encode())
+        return f"{len(self.problems)} problems, {digest.hexdigest()}"
 
 
 def load_problems(

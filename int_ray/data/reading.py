@@ -89,7 +89,7 @@ class Reading:
     def _rows(self, source: SourceConfig) -> Iterator[tuple[int, Row | BadRow]]:
         if source.is_generated:
             return generated_rows(source.path, source.options)
-        return numbered_rows(source.path, source.split or self.config.split, source.subset)
+        return numbered_rows(source.path, source.split, source.subset, usual_split=self.config.split)
 
     def _problem(self, columns: ChosenColumns, number: int, row: Row) -> Problem:
         problem = columns.problem_of(row, f"{self.sources[-1].label}:{number}" if self.is_mixture else str(number))

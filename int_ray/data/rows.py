@@ -35,10 +35,13 @@ class QuarantinedRow:
     source: str = ""  # where there are several
 
 
-def numbered_rows(source: str, split: str, subset: str | None = None) -> Iterator[tuple[int, Row | BadRow]]:
+def numbered_rows(
+    source: str, split: str | None = None, subset: str | None = None, *, usual_split: str = "train"
+) -> Iterator[tuple[int, Row | BadRow]]:
     """Rows of a file or dataset with their numbers from 1; what is no row is a BadRow. Raises DataError.
 
-    The numbers of a JSONL file are its lines, blank ones counted. `split` and `subset` are of datasets only.
+    The numbers of a JSONL file are its lines, blank ones counted. `split` and `subset` are of datasets only;
+    without a `split`, it is `usual_split` where there are several.
     """
     path = Path(source).expanduser()
     readers = {".jsonl": _jsonl_rows, ".parquet": _parquet_rows, ".csv": _csv_rows}
@@ -47,7 +50,7 @@ def numbered_rows(source: str, split: str, subset: str | None = None) -> Iterato
     elif path.is_file():
         raise DataError(f"{source} is neither .jsonl nor .parquet nor .csv; convert it, or rename it if it is one")
     elif path.is_dir() or may_be_hub_name(source):
-        yield from enumerate(_dataset_rows(source, path, split, subset), start=1)
+        yield from enumerate(_dataset_rows(source, path, split, subset, usual_split), start=1)
     else:
         raise DataError(f"{source} does not exist; check the path (relative to {Path.cwd()})")
 
@@ -55,6 +58,11 @@ def numbered_rows(source: str, split: str, subset: str | None = None) -> Iterato
 def may_be_hub_name(source: str) -> bool:
     """Whether a source that is no path may be the name of a dataset or model on the hub."""
     return source.count("/") == 1 and not source.startswith((".", "/", "~")) and not source.endswith(FILE_ENDINGS)
+
+
+def is_single_dataset(path: Path) -> bool:
+    """Whether a folder was saved from one dataset, which has no splits to choose from."""
+    return (path / "state.json").exists() and not (path / "dataset_dict.json").exists()
 
 
 def text_of(row: Row, column: str, *, numbers: bool = True) -> str:
@@ -92,7 +100,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
     """Every field is text. Bytes in a wrong encoding become half characters, which spoil one row only."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as lines:
         reader = csv.reader(lines)
-        header = next(reader, [])
+        try:
+            header = next(reader, [])
+        except csv.Error as error:
+            raise DataError(f"{path}: the first line does not name columns ({error}); check its quotes") from None
         number = 0
         while True:
             number += 1
@@ -123,7 +134,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         raise DataError(f"{path} is no readable Parquet file ({_first_line(error)}); write it again") from None
 
 
-def _dataset_rows(source: str, path: Path, split: str, subset: str | None) -> Iterator[Row]:
+def _dataset_rows(source: str, path: Path, split: str | None, subset: str | None, usual_split: str) -> Iterator[Row]:
     """Rows of a Hugging Face dataset, which lie memory-mapped on disk. `datasets` 5 runs no code that comes with one.
 
     A hub that cannot be reached is given up after half a minute.
@@ -131,12 +142,14 @@ def _dataset_rows(source: str, path: Path, split: str, subset: str | None) -> It
     import datasets
     from datasets.exceptions import DatasetsError
 
+    wanted = split or usual_split
     try:
-        if path.is_dir() and ((path / "dataset_dict.json").exists() or (path / "state.json").exists()):
-            saved = datasets.load_from_disk(path)
-            found = saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+        if is_single_dataset(path):
+            found = datasets.Dataset.load_from_disk(path)
+        elif (path / "dataset_dict.json").exists():
+            found = datasets.DatasetDict.load_from_disk(path)[wanted]
         else:
-            found = datasets.load_dataset(str(path) if path.is_dir() else source, subset, split=split)
+            found = datasets.load_dataset(str(path) if path.is_dir() else source, subset, split=wanted)
     except ConnectionError as error:
         raise DataError(
             f"{source}: the hub cannot be reached ({_first_line(error)}); where it can be, run `hf download {source} "
@@ -144,9 +157,11 @@ def _dataset_rows(source: str, path: Path, split: str, subset: str | None) -> It
         ) from None
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         raise DataError(
-            f"{source}: no dataset with a split {split!r} could be loaded ({_first_line(error)}); "
+            f"{source}: no dataset with a split {wanted!r} could be loaded ({_first_line(error)}); "
             "check the name, problems.split and the network, or set the path to a local folder with the dataset"
         ) from None
+    if is_single_dataset(path) and split not in (None, found.split):
+        raise DataError(f"{source} is one dataset, without a split {split!r} to choose; leave out its split")
     for row in found:
         assert isinstance(row, Mapping)
         yield row

@@ -19,7 +19,7 @@ class GrpoInputs:
 
     policy_logprobs: torch.Tensor  # [N], with gradient
     entropy: torch.Tensor  # [N], with gradient
-    old_logprobs: torch.Tensor  # [N], of the policy before this phase's first update
+    old_logprobs: torch.Tensor  # [N], of the policy before this phase's first update, or rollout_logprobs
     ref_logprobs: torch.Tensor | None  # [N]; None: no KL term
     rollout_logprobs: torch.Tensor  # [N], the engine's own; NaN where unknown, unless config.importance_cap is set
     advantages: torch.Tensor  # [N]
@@ -39,7 +39,7 @@ def grpo_loss(inputs: GrpoInputs, config: ReinforceConfig, count: int) -> tuple[
         "clip_fraction": mean_metric((clipped < unclipped).float()),
         "approx_kl": mean_metric(-log_ratio),
         "entropy": mean_metric(inputs.entropy),
-        "rollout_mismatch": _mismatch(inputs),
+        "rollout_mismatch": _mismatch(inputs, config),
     }
     if config.importance_cap is not None:
         importance = (inputs.old_logprobs - inputs.rollout_logprobs).exp()
@@ -72,8 +72,13 @@ def _surrogates(
     return ratio * advantages, clipped * advantages
 
 
-def _mismatch(inputs: GrpoInputs) -> torch.Tensor:
-    """Mean distance of the engine's log-probs from the learner's, over the tokens that have both."""
-    distance = (inputs.old_logprobs - inputs.rollout_logprobs).abs()
+def _mismatch(inputs: GrpoInputs, config: ReinforceConfig) -> torch.Tensor:
+    """Mean distance of the engine's log-probs from the learner's, over the tokens that have both.
+
+    With `old_logprobs: engine` the learner's are the present ones: from a phase's second update on, its own changes
+    count too.
+    """
+    of_learner = inputs.policy_logprobs.detach() if config.old_logprobs == "engine" else inputs.old_logprobs
+    distance = (of_learner - inputs.rollout_logprobs).abs()
     known = distance.isfinite()
     return metric(distance.where(known, 0).sum(), known.sum())

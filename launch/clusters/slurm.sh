@@ -41,13 +41,19 @@ srun --nodes="$SLURM_NNODES" --ntasks-per-node=1 \
     -- bash -c 'echo $$ > "$0" && exec python -m launch.cli train "$@" --resume auto' "$state/pid" "$@" &
 step=$!
 
-# Slurm warns 300 s before the time is up: the run saves a checkpoint and exits with 75, and the job is queued again.
-trap 'kill -TERM "$(cat "$state/pid")"' TERM
+# Slurm warns 300 s before the time is up: the run exits with 75, and the job is queued again to go on from the last
+# checkpoint. A run that has not begun cannot be warned.
+trap '[ ! -s "$state/pid" ] || kill -TERM "$(cat "$state/pid")" || true' TERM
 code=0
 wait "$step" || code=$?
 if [ "$code" -gt 128 ] && kill -0 "$step" 2>/dev/null; then
     code=0
     wait "$step" || code=$?
+fi
+# symmetric-run exits with 0 even if Ray did not start.
+if [ ! -s "$state/pid" ] && [ "$code" -eq 0 ]; then
+    echo "error: Ray did not start, so there was no run; its messages are above" >&2
+    code=1
 fi
 if [ "$code" -eq 75 ]; then
     scontrol requeue "$SLURM_JOB_ID"

@@ -81,6 +81,9 @@ def test_settings_are_those_of_the_configuration():
     reinforce = vars(settings.reinforce) | {"optimizer": vars(settings.reinforce.optimizer)}
     assert ReinforceConfig.model_validate(reinforce).kl_coef == 0.001
     assert LearnerConfig.model_validate(vars(settings.learner)).compile
+    for device in ("cpu", "cuda"):
+        chunk = Setup(device=device).settings().learner.head_chunk
+        assert LearnerConfig.model_validate({"device": device}).head_chunk == chunk
 
 
 def test_naive_head_computes_the_same():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks import orchestration, scale
@@ -44,8 +46,26 @@ def test_every_rollout_is_trained_on_once_in_a_run_whose_engines_crash():
 
 
 @pytest.mark.parametrize("virtual", [True, False])
-def test_crashed_groups_are_decoded_again(virtual: bool):
+def test_groups_of_dead_engines_are_decoded_again_and_trained_on_once(virtual: bool):
     outcome = scale.simulate(scale.TOY, virtual=virtual)
     assert (outcome.lost, outcome.doubled) == (0, 0)
-    assert outcome.crashed == outcome.repeated > 0
+    assert outcome.crashed > 0
+    assert outcome.silent == outcome.duplicated > 0
+    assert outcome.again == outcome.crashed + outcome.silent
     assert outcome.rollouts == scale.TOY.batch * scale.GROUP * scale.TOY.iterations
+
+
+def test_groups_wait_in_line_and_that_is_no_overhead():
+    outcome = scale.simulate(scale.TOY, virtual=True)
+    assert outcome.waited > 0.5
+    assert max(outcome.dispatch_s) < 1e-6  # in virtual time int_ray's own work takes none
+
+
+@pytest.mark.parametrize(
+    "change", [{"lost": 1}, {"doubled": 1}, {"crashed": 0}, {"duplicated": 0}, {"waited": 0.0}], ids=str
+)
+def test_a_run_that_proves_nothing_is_no_figure(change: dict[str, float]):
+    outcome = scale.simulate(scale.TOY, virtual=True)
+    scale.check(outcome)
+    with pytest.raises(RuntimeError, match=r"never trained on|no hard run"):
+        scale.check(replace(outcome, **change))

@@ -141,6 +141,28 @@ def test_the_checkpoint_is_an_ordinary_model_folder(run_folder: Path):
     assert "12+5=" in text.rpartition("<|assistant|>")[2]
 
 
+def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path):
+    """While Ray starts, whose own handler would end the process with 15; batch systems go on after 75."""
+    process = start(tmp_path / "run")
+    family: list[psutil.Process] = []
+
+    def has_workers() -> bool:
+        family[:] = psutil.Process(process.pid).children(recursive=True)
+        return any(child.name().startswith("ray::") for child in family)
+
+    try:
+        wait_for("Ray's processes", lambda: process.poll() is not None or has_workers(), 150)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert "--resume auto" in output and "Traceback" not in output, output
+    assert has_event(tmp_path / "run", "interrupted")
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive, alive
+
+
 def test_the_documented_python_example_runs(tmp_path: Path):
     command = [sys.executable, "docs/own_task.py", str(tmp_path / "own")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from int_ray.errors import RunError
 from launch.cli import app
 
 ROOT = Path(__file__).parents[2]
@@ -99,3 +101,26 @@ def test_resuming_from_a_path_that_is_no_checkpoint(tmp_path: Path):
     result = cli("train", "configs/quickstart.yaml", "--resume", str(tmp_path))
     assert result.exit_code == 2
     assert "not a complete checkpoint" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [("train", "actors.assembly.assemble"), ("collect", "actors.collector_assembly.assemble_collector")],
+)
+def test_a_resumed_run_keeps_its_problems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, place: str):
+    def break_down(*_: object, **__: object) -> None:
+        raise RunError("the cluster broke")
+
+    monkeypatch.setattr(place, break_down)
+    rows = [{"id": str(i), "problem": f"{i}+1=?", "answer": str(i + 1), "solution": "so"} for i in range(3)]
+    pool = tmp_path / "pool.jsonl"
+    data = [f"problems.train={pool}", "schedule=never", "rollout.batch_size=2", "reinforce.mini_batch_size=2"]
+    given = [command, "configs/quickstart.yaml", f"run.folder={tmp_path / 'run'}", *data, "evaluate.sets={}"]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "error: the cluster broke" in cli(*given).stderr
+    assert "error: the cluster broke" in cli(*given, "--resume", "auto").stderr
+    pool.write_text("".join(json.dumps(row) + "\n" for row in (rows[1], rows[0], rows[2])))
+    result = cli(*given, "--resume", "auto")
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("error: problems.train: 3 problems, ")
+    assert "are left, but the run to resume began with 3 problems, " in result.stderr

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -260,41 +261,59 @@ SLURM_COMMANDS = {
 }
 
 
-def test_slurm_warns_the_run_and_queues_the_job_again(tmp_path: Path):
-    """The script itself, with stand-ins for Slurm's commands and for a run that ends resumable when it is warned."""
-    tools = tmp_path / ".venv/bin"
+def start_slurm_script(folder: Path, **commands: str) -> subprocess.Popen[str]:
+    """The script itself, with stand-ins for Slurm's commands; `python -m` runs launch.cli's part."""
+    tools = folder / ".venv/bin"
     tools.mkdir(parents=True)
-    warned = tmp_path / "warned"
-    run = f'trap "echo warned > {warned}; exit 75" TERM; echo "$RAY_AUTH_MODE $@" > {tmp_path}/started; '
-    run += "while true; do sleep 0.05; done"
-    python = 'if [ "$1" = -c ]; then echo 0123abcd; exit; fi; ' + run
-    for name, body in {**SLURM_COMMANDS, "python": python}.items():
+    python = f'if [ "$1" = -c ]; then echo 0123abcd; exit; fi; {commands.pop("run", "exit 0")}'
+    for name, body in {**SLURM_COMMANDS, "python": python, **commands}.items():
         (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
         (tools / name).chmod(0o755)
     environment = {
         "PATH": f"{tools}:/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "LOG": str(tmp_path / "log"),
-        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "HOME": str(folder),
+        "LOG": str(folder / "log"),
+        "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_JOB_ID": "17",
         "SLURM_JOB_NODELIST": "node1",
         "SLURM_NNODES": "1",
     }
-    script = [
-        "timeout",
-        "--signal=TERM",
-        "--foreground",
-        "2",
-        "bash",
-        str(CLUSTERS / "slurm.sh"),
-        "configs/x.yaml",
-        "a=1",
-    ]
-    subprocess.run(script, env=environment, capture_output=True, text=True, timeout=30)
-    assert (tmp_path / "started").read_text() == "token -m launch.cli train configs/x.yaml a=1 --resume auto\n"
-    assert warned.exists()
+    script = ["bash", str(CLUSTERS / "slurm.sh"), "configs/x.yaml", "a=1"]
+    return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def warn_when(there: Path, script: subprocess.Popen[str]) -> str:
+    """Slurm's warning as soon as a file is there; returns what the script said until its end."""
+    until = time.monotonic() + 20
+    while not there.exists():
+        assert time.monotonic() < until, f"waited 20 s for {there}"
+        time.sleep(0.02)
+    script.terminate()
+    return script.communicate(timeout=20)[0]
+
+
+def test_slurm_warns_the_run_and_queues_the_job_again(tmp_path: Path):
+    """The stand-in for the run traps SIGTERM as the real one does (tests/e2e/test_train.py)."""
+    started, ready = tmp_path / "started", tmp_path / "ready"
+    run = f'trap "exit 75" TERM; echo "$RAY_AUTH_MODE $@" > {started}; touch {ready}; while true; do sleep 0.05; done'
+    script = start_slurm_script(tmp_path, run=run)
+    assert warn_when(ready, script) == "" and script.returncode == 75
+    assert started.read_text() == "token -m launch.cli train configs/x.yaml a=1 --resume auto\n"
     assert (tmp_path / "log").read_text() == "requeue 17\n"
     assert not list(tmp_path.glob(".int-ray-job-*"))  # the token is gone
+
+
+def test_slurm_fails_if_ray_did_not_start(tmp_path: Path):
+    script = start_slurm_script(tmp_path, srun="echo Failed to start Ray")  # exits with 0, as symmetric-run does
+    said, _ = script.communicate(timeout=20)
+    assert script.returncode == 1 and "error: Ray did not start" in said
+    assert not (tmp_path / "log").exists()  # not queued again
+
+
+def test_slurm_survives_a_warning_before_the_run_has_begun(tmp_path: Path):
+    ready = tmp_path / "ready"
+    script = start_slurm_script(tmp_path, srun=f"touch {ready}; sleep 1; {SLURM_COMMANDS['srun']}", run="exit 3")
+    assert warn_when(ready, script) == "" and script.returncode == 3
 
 
 SECRET = re.compile(

@@ -13,7 +13,9 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen3Config
 
-from int_ray.compute.attention import packed_attention, require_full_attention
+from int_ray.compute.architecture import untrainable
+from int_ray.compute.attention import packed_attention
+from int_ray.compute.layers import _kept_operations  # pyright: ignore[reportPrivateUsage]
 from int_ray.compute.loading import make_policy, make_reference
 from int_ray.compute.packing import pack
 from int_ray.compute.policy import Policy
@@ -146,16 +148,43 @@ def test_kernels_that_fit() -> None:
     assert packed_attention("varlen", "cuda", torch.bfloat16) == "int_ray_varlen_packed"
 
 
+def flash_attn(folder: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package of this name, for one test."""
+    (folder / "flash_attn.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(sys.modules, "flash_attn", sys)  # so that whatever gets imported is forgotten again
+    del sys.modules["flash_attn"]
+
+
+def test_flash_attention_is_kept_by_checkpointing_once_it_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    define = "import torch; library = torch.library.Library('flash_attn', 'DEF')\n"
+    flash_attn(tmp_path, define + "library.define('_flash_attn_varlen_forward(Tensor q) -> Tensor')", monkeypatch)
+    before = len(_kept_operations())
+    assert packed_attention("auto", "cuda", torch.bfloat16) == "int_ray_flash_packed"
+    assert len(_kept_operations()) == before + 1
+
+
+def test_a_broken_flash_attention_fails_when_it_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flash_attn(tmp_path, "raise ImportError('undefined symbol')", monkeypatch)
+    with pytest.raises(ImportError, match="undefined symbol"):
+        packed_attention("flash_attention_2", "cuda", torch.bfloat16)
+
+
 def test_sliding_windows_are_refused() -> None:
     windowed = Qwen3Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    with pytest.raises(ValueError, match="qwen3 has sliding_attention; the learner knows full causal attention only"):
-        require_full_attention(windowed)
+    assert untrainable(windowed) == [
+        "model.path: qwen3 has sliding_attention; the learner knows full causal attention only"
+    ]
 
 
 def test_logits_that_are_changed_after_the_head_are_refused() -> None:
     tiny = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     capped = LlamaForCausalLM(LlamaConfig(vocab_size=9, final_logit_softcapping=30.0, **tiny))
-    with pytest.raises(ValueError, match="llama has final_logit_softcapping: the learner cannot train it"):
+    with pytest.raises(
+        ValueError, match="llama has final_logit_softcapping; the learner knows logits without changes only"
+    ):
         Policy(capped, head_chunk=8)
     biased = LlamaForCausalLM(LlamaConfig(vocab_size=9, **tiny))
     biased.lm_head = torch.nn.Linear(8, 9, bias=True)

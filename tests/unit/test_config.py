@@ -10,6 +10,7 @@ from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config, parse_config
 from int_ray.oracle_config import OracleKindName
 from int_ray.preflight import require_kernels
+from int_ray.training_config import LearnerConfig
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -89,6 +90,22 @@ def test_staleness_needs_importance_sampling_and_unmasked_logprobs():
     assert load_config(QUICKSTART, ["rollout.staleness=4", "reinforce.importance_cap=2", *plain]).rollout.staleness == 4
     (line,) = mistakes("reinforce.old_logprobs=engine", "reinforce.importance_cap=2", *plain)
     assert line.startswith("reinforce.importance_cap: has no effect with old_logprobs = engine")
+
+
+@pytest.mark.parametrize("cap", [[], ["reinforce.importance_cap=2"]])
+def test_staleness_with_the_engines_logprobs_says_all_that_has_to_change(cap: list[str]):
+    stale = ["rollout.staleness=1", "rollout.top_p=1", "rollout.top_k=0"]
+    (line,) = mistakes("reinforce.old_logprobs=engine", *cap, *stale)
+    assert line.startswith("rollout.staleness: 1 ")
+    assert "; set reinforce.old_logprobs=learner and reinforce.importance_cap, such as 2.0" in line
+    advice = ["reinforce.old_logprobs=learner", "reinforce.importance_cap=2.0"]
+    assert load_config(QUICKSTART, [*stale, *advice]).rollout.staleness == 1
+
+
+def test_the_heads_chunk_depends_on_the_device():
+    assert load_config(QUICKSTART).learner.head_chunk == 128
+    assert LearnerConfig().head_chunk == 1024
+    assert LearnerConfig(device="cpu", head_chunk=7).head_chunk == 7
 
 
 def test_staleness_needs_gpus_of_its_own():

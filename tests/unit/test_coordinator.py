@@ -271,7 +271,7 @@ def test_sampling_ahead_reinforces_what_older_policies_sampled_and_says_how_old(
     state = world.run()
     assert state.iteration == 6 and world.learner.phases[0] == "reinforce"
     sampled = [call for call in world.rollouts.calls if call[0] is Purpose.TRAIN]
-    assert sampled == [(Purpose.TRAIN, 1, number + 1) for number in range(24)]  # one by one, none in vain
+    assert sampled == [(Purpose.TRAIN, 1, number + 2) for number in range(24)]  # one by one, none in vain
     rows = world.metrics()
     assert [row["rollout/staleness_max"] for row in rows] == [0, 1, 2, 2, 1, 0]
     assert any(", staleness 2.0 (max 2), " in line for line in world.progress.story)
@@ -312,7 +312,7 @@ def test_a_resumed_run_samples_again_what_was_not_trained_on(tmp_path: Path):
     assert (state.submitted, state.pending) == (20, list(range(12, 20)))
     second = build(tmp_path, first.policy, schedule="never", staleness=1)
     assert second.run(state).pending == []
-    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == list(range(13, 25))
+    assert [round_ for purpose, _, round_ in second.rollouts.calls if purpose is Purpose.TRAIN] == list(range(14, 26))
 
 
 @pytest.mark.parametrize("staleness", [0, 2])

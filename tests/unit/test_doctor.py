@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 
+from int_ray import preflight
 from int_ray.config import Config
 from int_ray.config_file import load_config
 from launch import doctor_machine as machine
@@ -107,6 +108,13 @@ def test_gpus_that_pytorch_is_not_built_for(monkeypatch: pytest.MonkeyPatch):
     assert "built without CUDA" in machine.check_gpus(None).found
 
 
+def test_gpus_without_pytorch(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(machine, "gpus", lambda: [GPU])
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    found = machine.check_gpus(None)
+    assert found.level == "fail" and "PyTorch is not installed" in found.found
+
+
 def test_attention_kernels(monkeypatch: pytest.MonkeyPatch):
     on_gpu = ("learner.device=cuda", "learner.weight_sync=nccl", "model.dtype=bfloat16")
     for installed, expected in ((None, "varlen"), (object(), "flash_attention_2")):
@@ -114,6 +122,16 @@ def test_attention_kernels(monkeypatch: pytest.MonkeyPatch):
         assert machine.check_attention(config(*on_gpu)).found.startswith(expected)
         assert machine.check_attention(config()).found.startswith("sdpa")
     assert machine.check_attention(config(*on_gpu, "learner.attention=sdpa")).found == "sdpa, as configured"
+
+
+def test_a_kernel_that_the_run_would_refuse_fails_here_too(monkeypatch: pytest.MonkeyPatch):
+    settings = ("learner.device=cuda", "learner.weight_sync=nccl", "model.dtype=bfloat16")
+    wanted = config(*settings, "learner.attention=flash_attention_2")
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    found = machine.check_attention(wanted)
+    assert found.level == "fail" and "flash-attn, which is not installed" in found.advice
+    monkeypatch.setattr(preflight, "find_spec", lambda name: object())
+    assert machine.check_attention(wanted).level == "ok"
 
 
 def sized(monkeypatch: pytest.MonkeyPatch, free: float) -> None:

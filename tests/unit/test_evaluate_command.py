@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from int_ray.config import Config
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.data.originals import original_rows
 from int_ray.data.problems import load_problems
+from int_ray.errors import RunError
 from int_ray.evaluation_inputs import load_evaluation
 from int_ray.hard_set import HardSet, Verdict, rows_text
 from int_ray.result_folder import ResultFolder
@@ -67,7 +70,7 @@ def test_dry_run_shows_what_selecting_takes(tmp_path: Path):
         (["evaluate.sets={}"], "evaluate.sets: there is nothing to evaluate on"),
         (
             ["evaluate.sets.a=benchmark:aime"],
-            "evaluate.sets.a: there is no benchmark of that name; there are: aime_2025",
+            "evaluate.sets.a.0: there is no benchmark of that name; there are: aime_2025",
         ),
         (["evaluate.decoding=e4"], "evaluate.decoding: input should be 'e3' or 'qwen3_4b'"),
         (["evaluate.decoding=e3"], "evaluate.max_tokens: 32768 leaves no room for a prompt in model.max_length = 128"),
@@ -107,6 +110,7 @@ BASE = "evaluate.checkpoints={a: int_ray/chains/data/base}"
     [
         ("evaluate.n=16", "evaluate.n: 16, but the run to resume has 32"),
         ("run.seed=3", "run.seed: 3, but"),
+        ("model.dtype=bfloat16", "model.dtype: 'bfloat16', but the run to resume has 'float32'"),
         ("evaluate.top_k=5", "evaluate.decoding: temperature 0.6, top-p 0.95, top-k 5"),
         ("evaluate.checkpoints={a: ./int_ray/chains/data/base}", "evaluate.checkpoints.a: ./int_ray"),
     ],
@@ -167,6 +171,14 @@ def test_ready_made_sets_read_local_files_of_their_schema(tmp_path: Path, name: 
     assert problem == Problem("1", "What is $1+1$?", str(ROWS[name]["answer"]))
 
 
+def test_a_ready_made_set_stands_wherever_a_path_may():
+    sets = "evaluate.sets={a: [benchmark:aime_2025, own.jsonl], b: {path: benchmark:aime_2025, limit: 10}}"
+    found = load_config(QUICKSTART, [sets]).evaluate.sets
+    assert [source.path for source in found["a"]] == ["MathArena/aime_2025", "own.jsonl"]
+    (limited,) = found["b"]
+    assert limited == found["a"][0].model_copy(update={"limit": 10}) and limited.columns is not None
+
+
 def test_a_ready_made_set_is_written_out_in_the_config():
     config = load_config(QUICKSTART, ["evaluate.sets={o: benchmark:olymmath_hard}"])
     (source,) = config.evaluate.sets["o"]
@@ -179,6 +191,21 @@ def test_an_evaluation_does_not_read_the_training_data(tmp_path: Path):
     inputs = load_evaluation(load_config(QUICKSTART, ["problems.train=absent.jsonl", sets]))
     assert len(inputs.sets["a"].problems) == len(Path(HARD).read_text().splitlines())
     assert list(inputs.tokenizers) == ["int_ray/chains/data/base"]
+
+
+def test_a_prompt_must_fit_every_checkpoint(tmp_path: Path):
+    own = Path(shutil.copytree("int_ray/chains/data/base", tmp_path / "own"))
+    template = (own / "chat_template.jinja").read_text()
+    (own / "chat_template.jinja").write_text(template + "1+2" * 20)  # the same model, but its prompts are longer
+    base = "int_ray/chains/data/base"
+    kept = []
+    for names in ({"a": base}, {"a": str(own)}, {"a": base, "b": str(own)}, {"b": str(own), "a": base}):
+        row = {"id": "a", "problem": "1+2=?", "answer": "3"}
+        long = {"id": "b", "problem": "+".join("1" * 10) + "=?", "answer": "10"}
+        sets = f"evaluate.sets={{a: {jsonl(tmp_path / 'p.jsonl', [row, long])}}}"
+        config = load_config(QUICKSTART, [sets, f"evaluate.checkpoints={json.dumps(names)}", "evaluate.max_tokens=50"])
+        kept.append(len(load_evaluation(config).sets["a"].problems))
+    assert kept == [2, 1, 1, 1]
 
 
 def test_all_mistakes_come_at_once():
@@ -223,6 +250,60 @@ def test_files_can_be_read_without_the_column_map(tmp_path: Path):
     assert original_rows(config.problems, problems) == {"1": expected}
 
 
+def read_back(config: Config, folder: Path) -> tuple[Problem, ...]:
+    """All problems of the pool as hard ones, read by the command that is printed."""
+    problems = tuple(load_problems(config.problems.train, config.problems).problems)
+    opened = ResultFolder(config.run.folder)
+    write_files(config, opened, HARD_SET, {"hard_train": list(problems), "hard_test": []})
+    opened.close()
+    *_, line = what_next(QUICKSTART, [], [], config, HARD_SET)
+    trained = load_config(
+        QUICKSTART, [*shlex.split(line.partition(QUICKSTART)[2]), f"problems.reward={config.problems.reward}"]
+    )
+    read = tuple(load_problems(trained.problems.train, trained.problems).problems)
+    assert read == problems
+    return read
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"problem": "q", "answer": "1"}, {}),  # ids are row numbers, and stay those
+        ({"id": "mine", "problem": "q", "answer": 1, "key": 7}, {"id": "key"}),
+        ({"problem": "q", "answer": "1", "solution": "not to be used"}, {"solution": None}),
+        ({"problem": "q", "answer": "1", "reference_solution": "nor this"}, {"solution": None}),
+        ({"problem": "q", "answer": "1", "solution": "no", "proof": "so"}, {"solution": "proof"}),
+        ({"problem": None, "answer": None, "prompt": "q", "final": 2}, {"question": "prompt", "answer": "final"}),
+    ],
+)
+def test_files_read_back_as_the_problems_that_they_were(tmp_path: Path, row: dict[str, Any], columns: dict[str, Any]):
+    unusable = {"problem": "", "answer": ""}  # so that the number of the row is not its number in the file
+    source = {"path": str(jsonl(tmp_path / "pool.jsonl", [unusable, row])), "columns": columns}
+    config = hard_config(tmp_path, [row], f"problems.train={json.dumps(source)}")
+    read_back(config, tmp_path)
+    (written,) = map(json.loads, (config.run.folder / "hard_train.jsonl").read_text().splitlines())
+    values = list(written.values())
+    assert all(value in values for value in row.values() if value is not None)  # nothing of the row is lost
+
+
+def test_generated_problems_read_back_with_their_scorer(tmp_path: Path):
+    source = {"path": "reasoning_gym:chain_sum", "options": {"size": 3}}
+    config = hard_config(tmp_path, [], f"problems.train={json.dumps(source)}", "problems.reward=reasoning_gym")
+    assert all(problem.id.startswith("reasoning_gym:chain_sum?") for problem in read_back(config, tmp_path))
+
+
+def test_a_source_that_changed_meanwhile_is_one_line_and_writes_nothing(tmp_path: Path):
+    config = hard_config(tmp_path, [{"id": "a", "problem": "1+1=?", "answer": "2"}])
+    problems = list(load_problems(config.problems.train, config.problems).problems)
+    folder = ResultFolder(config.run.folder)
+    for rows in ([{"id": "a", "problem": "1+1=?", "answer": "3"}], []):
+        pool = jsonl(tmp_path / "pool.jsonl", rows)
+        with pytest.raises(RunError, match=str(pool)):
+            write_files(config, folder, HARD_SET, {"hard_test": [], "hard_train": problems})
+    folder.close()
+    assert [path.name for path in folder.path.iterdir()] == ["journal.jsonl"]
+
+
 def test_values_that_json_lacks_become_text():
     assert json.loads(rows_text([{"day": date(2025, 2, 6), "n": None}])) == {"day": "2025-02-06", "n": None}
 
@@ -232,8 +313,10 @@ def test_the_next_command_trains_on_the_files():
     overrides = ["run.folder=runs/two words", "hard_set.n=4", "rollout.n=4"]
     *_, line = what_next(QUICKSTART, overrides, [], config, HARD_SET)
     assert line.endswith(
-        f"int-ray train {QUICKSTART} rollout.n=4 'problems.train=runs/two words/hard_train.jsonl' "
-        "'evaluate.sets.hard_test=runs/two words/hard_test.jsonl' 'run.folder=runs/two words-trained'"
+        f"int-ray train {QUICKSTART} rollout.n=4 "
+        "'problems.train={path: \"runs/two words/hard_train.jsonl\", columns: {id: id}}' "
+        "'evaluate.sets.hard_test={path: \"runs/two words/hard_test.jsonl\", columns: {id: id}}' "
+        "'run.folder=runs/two words-trained'"
     )
     nothing = HardSet(2, dict.fromkeys(Verdict, 0), {32: 0}, 64, 64, 10.0, 0.0, 0, 0)
     assert what_next(QUICKSTART, overrides, [], config, nothing) == [

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from actors.engine_client import EngineDiedError, EngineGroup
+from actors.engine_client import EngineDiedError, EngineGroup, RemoteEngine
 from actors.fleet import Fleet
 from tests.fakes import FakeProgress
 
 
 def fleet(num_engines: int, most_samples: int = 100) -> Fleet:
     """Engines that nobody calls."""
-    return Fleet(cast(Any, [object() for _ in range(num_engines)]), most_samples, FakeProgress())
+    return Fleet([Mock(spec=RemoteEngine) for _ in range(num_engines)], most_samples, FakeProgress())
 
 
 async def hold(engines: Fleet, samples: int, release: asyncio.Event, got: list[str]) -> None:
@@ -89,6 +89,7 @@ def test_a_lost_engine_gets_nothing_more_and_the_last_one_ends_the_waiting():
         first, second = engines.members
         engines.lose(first, EngineDiedError("gone"))
         assert engines.members == [second] and got == [first.name, second.name]
+        first.engine.kill.assert_called_once_with()  # pyright: ignore[reportFunctionMemberAccess]
         with pytest.raises(EngineDiedError, match="gone too"):
             engines.lose(second, EngineDiedError("gone too"))
         release.set()

@@ -22,7 +22,7 @@ from int_ray.evaluation import Tally
 from int_ray.hard_set import HardSet, Verdict, describe, split, verdict_of, wave_sizes
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.answer_cache import AnswerCache
-from int_ray.oracles.chat import Answer, ChatRequest, Fault
+from int_ray.oracles.chat import Answer, ChatRequest, Fault, FaultName
 from int_ray.oracles.paid_chat import PaidChat
 from int_ray.oracles.solver import Solver
 from int_ray.oracles.spending import Ledger
@@ -194,6 +194,21 @@ def test_only_what_the_oracle_solves_is_kept(tmp_path: Path):
     assert train + test == ["p3"]
     assert hard_set.oracle == {"answer correct": 1, "answer wrong": 1, "blocked": 1}
     assert all("12+5-3=?" in text and "17" not in text for text in teacher.asked)  # no reference solution
+
+
+def test_an_empty_answer_that_was_billed_is_an_answer(tmp_path: Path):
+    solver, _ = solver_of(tmp_path, Fault("empty", output_tokens=9), RIGHT, RIGHT)
+    hard_set, train, test, _ = select(tmp_path, Script(), solver)
+    assert sorted(train + test) == ["p4", "p6"] and hard_set.oracle == {"answer correct": 2, "empty": 1}
+    again, more = solver_of(tmp_path)
+    assert select(tmp_path, Script(), again)[:3] == (hard_set, train, test) and not more.asked
+
+
+@pytest.mark.parametrize("name", ["forbidden", "unknown_model", "empty", "timeout"])
+def test_what_may_be_answered_later_does_not_count_against_a_problem(tmp_path: Path, name: FaultName):
+    solver, _ = solver_of(tmp_path, RIGHT, Fault(name))
+    with pytest.raises(Resumable, match=name):
+        select(tmp_path, Script(), solver)
 
 
 def test_an_outage_can_be_resumed_and_no_answer_is_paid_twice(tmp_path: Path):

@@ -124,6 +124,13 @@ def test_rollout_mismatch_counts_known_logprobs_only() -> None:
     assert metrics["rollout_mismatch"].tolist() == pytest.approx([1.5, 2.0])
 
 
+def test_rollout_mismatch_is_to_the_present_policy_where_the_engines_logprobs_are_the_old_ones() -> None:
+    policy, rollout = tensor(-1.0, -1.0), tensor(-1.5, -2.0)
+    batch = inputs(policy, rollout, torch.ones(2), rollout_logprobs=rollout)
+    _, metrics = grpo_loss(batch, ReinforceConfig(kl_coef=0.0, old_logprobs="engine"), count=2)
+    assert metrics["rollout_mismatch"].tolist() == pytest.approx([1.5, 2.0])
+
+
 def test_a_micro_batch_without_tokens_is_a_share_of_nothing() -> None:
     loss, metrics = grpo_loss(tokens_of(random_inputs(0), slice(0, 0)), ReinforceConfig(kl_coef=0.1), count=7)
     assert loss.item() == 0

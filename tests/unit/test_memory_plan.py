@@ -13,6 +13,7 @@ from int_ray.memory_plan import (
     GB,
     Shape,
     activation_bytes,
+    engine_warnings,
     kv_cache_bytes,
     memory_plans,
     read_shape,
@@ -92,6 +93,32 @@ def test_an_engine_takes_its_share_of_a_gpu_and_splits_weights_over_several():
     [_, least] = memory_plans(config(rollout={"tensor_parallel_size": 2}), QWEN, None)
     assert least.parts["engine weights"] == QWEN.parameters
     assert least.parts["KV cache of one longest sequence"] == 114_688 * 16384 / 2
+
+
+def test_gpus_beyond_the_heads_of_keys_hold_the_same_ones():
+    [_, engine] = memory_plans(config(rollout={"tensor_parallel_size": 16}), QWEN, None)
+    assert engine.parts["KV cache of one longest sequence"] == 114_688 * 16384 / 8
+
+
+def test_an_engine_that_cannot_start_in_its_share():
+    """Weights 3.44 GB, one sequence 1.88 GB, process 1 GB: 6.32 GB of 8 GB."""
+    small, enough = (config(rollout={"gpu_memory_utilization": share}) for share in (0.78, 0.80))
+    (line,) = engine_warnings(small, QWEN, 8 * GB)
+    assert (
+        line.startswith("each engine: needs at least 6.3 GB") and "leaves it 6.2 GB; raise it to more than 0.79" in line
+    )
+    assert engine_warnings(enough, QWEN, 8 * GB) == []
+    [_, engine] = memory_plans(small, QWEN, 6 * GB)
+    assert warnings([engine], 6 * GB)[0].startswith("each engine GPU: needs about 6 GB")
+    assert engine_warnings(small, QWEN, 6 * GB) == []  # it has been said
+
+
+def test_a_shared_gpu_that_is_too_small_for_any_share():
+    shared: dict[str, str] = {"weight_sync": "ipc"}
+    [_, sampling] = memory_plans(config(learner=shared), QWEN, 30 * GB)  # 25.1 + 6.3 GB
+    assert sampling.advice == "a smaller model or weight_sync: nccl with more GPUs"
+    [_, sampling] = memory_plans(config(learner=shared), QWEN, 32 * GB)
+    assert sampling.advice == "rollout.gpu_memory_utilization=0.21"
 
 
 def test_a_shared_gpu_in_both_of_its_phases():

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.pipeline import Batch, OneBatch, Pipeline, ProblemOrder, RolloutStream, build_pipeline
+from actors.pipeline import FIRST_ROUND, Batch, OneBatch, Pipeline, ProblemOrder, RolloutStream, build_pipeline
 from int_ray.config import Config
 from int_ray.config_file import parse_config
 from int_ray.types import Intervention, Outcome, Problem, ProblemSets, Purpose, Rollout, RolloutGroup, RunState
@@ -34,7 +34,7 @@ class TimedRollouts:
 
     async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
         assert purpose is Purpose.TRAIN
-        (one,), number = problems, round_ - 1
+        (one,), number = problems, round_ - FIRST_ROUND
         self.submitted.append((one.id, number))
         self.under_way += 1
         try:

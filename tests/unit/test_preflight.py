@@ -8,6 +8,7 @@ import pytest
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, parse_config
+from int_ray.model_checks import require_trainable
 from int_ray.preflight import is_local, length_check, load_inputs
 from int_ray.prompts import encode_prompt
 from int_ray.types import Problem
@@ -89,6 +90,22 @@ def test_a_head_size_that_the_cpu_engine_does_not_support(tmp_path: Path, model:
 def test_a_context_longer_than_the_model_has(tmp_path: Path, model: Path):
     (line,) = mistakes(config(tmp_path, model, max_length=1024))
     assert line == "model.max_length: 1024 exceeds the model's own limit of 512"
+
+
+def test_a_model_that_can_be_served_but_not_trained(tmp_path: Path, model: Path):
+    settings = config(tmp_path, model)
+    require_trainable(settings)
+    gemma = {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"], "sliding_window": 64}
+    kinds = ["sliding_attention", "full_attention"]
+    edit(model / "config.json", **gemma, layer_types=kinds, final_logit_softcapping=30.0, attn_logit_softcapping=50.0)
+    load_inputs(settings)
+    with pytest.raises(ConfigError) as caught:
+        require_trainable(settings)
+    assert caught.value.problems == (
+        "model.path: gemma2 has attn_logit_softcapping, sliding_attention; the learner knows full causal attention "
+        "only",
+        "model.path: gemma2 has final_logit_softcapping; the learner knows logits without changes only",
+    )
 
 
 def test_every_unusable_source_is_reported(tmp_path: Path, model: Path):

@@ -141,6 +141,23 @@ def test_a_saved_dataset_is_read_by_split(tmp_path: Path) -> None:
         load_problems(str(tmp_path / "d"), ProblemsConfig(train="", split="dev"))
 
 
+def test_a_folder_saved_from_one_split_has_no_other(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "p.jsonl").write_text(json.dumps(GOOD) + "\n")
+    one = datasets.load_dataset("json", data_files=str(tmp_path / "p.jsonl"), split="train", cache_dir=str(tmp_path))
+    one.save_to_disk(tmp_path / "d")
+
+    def read(split: str | None) -> LoadedProblems:
+        source = {"path": str(tmp_path / "d"), "split": split}
+        config = ProblemsConfig.model_validate({"train": source, "split": "dev"})
+        return load_problems(config.train, config)
+
+    assert read(None).problems == read("train").problems == (Problem("1", "1+1=?", "2", "1+1=2"),)
+    with pytest.raises(DataError, match="is one dataset, without a split 'test' to choose; leave out its split"):
+        read("test")
+
+
 def problems(count: int) -> list[Problem]:
     return [Problem(str(i), "q", "a") for i in range(count)]
 

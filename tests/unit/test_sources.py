@@ -41,6 +41,13 @@ def test_csv_fields_are_text_and_quoted_ones_may_span_lines(tmp_path: Path):
     ]
 
 
+def test_a_first_line_that_names_no_columns_is_one_clear_line(tmp_path: Path):
+    path = tmp_path / "p.csv"
+    path.write_text('"problem,answer\n' + "q,1\n" * 50_000)  # the quote is never closed
+    with pytest.raises(DataError, match=r"p\.csv: the first line does not name columns \(field larger than"):
+        load(str(path))
+
+
 def test_columns_of_the_public_data_are_found_and_the_choice_is_told(tmp_path: Path):
     row = {"problem": "q", "answer": "1", "reference_solution": "so 1", "incorrect_attempt": "no"}
     loaded = load(jsonl(tmp_path / "p.jsonl", row))
@@ -204,7 +211,7 @@ def test_a_source_is_a_path_a_mapping_or_a_list_and_is_written_as_it_was_read():
         ({"train": {"path": "a.jsonl", "filter": [["level", ">", [1]]]}}, "give one value, or use 'in' with a list"),
         ({"train": {"path": "a.jsonl", "options": {"size": 3}}}, "options are for reasoning_gym:TASK alone"),
         ({"train": {"path": "reasoning_gym:chain_sum", "split": "test"}}, "has neither subset nor split nor columns"),
-        ({"train": []}, "problems.train: tuple should have at least 1 item"),
+        ({"train": []}, "problems.train: value should have at least 1 item"),
     ],
 )
 def test_mistakes_in_sources_are_one_clear_line_each(problems: dict[str, Any], message: str):

@@ -141,9 +141,15 @@ def test_exit_codes_of_jobs_without_one(capsys: pytest.CaptureFixture[str]):
     assert exit_code(details(JobStatus.FAILED, code=-9)) == 1
 
 
+HANGS = "(nothing more comes, and the connection stays)"
+
+
 @dataclass
 class FakeJobs:
-    """Job states in order, then the last of them for ever; connections in order: pieces of the log, then a break."""
+    """Job states in order, then the last of them for ever; connections in order: pieces of the log, then its end.
+
+    An exception among the pieces breaks a connection, HANGS leaves it open in silence.
+    """
 
     states: list[JobDetails | Exception]
     connections: list[list[str | Exception]] = field(default_factory=list)
@@ -158,6 +164,8 @@ class FakeJobs:
         for piece in self.connections.pop(0):
             if isinstance(piece, Exception):
                 raise piece
+            if piece is HANGS:
+                await asyncio.sleep(60)
             yield piece
 
 
@@ -171,6 +179,7 @@ def followed(jobs: FakeJobs) -> tuple[JobDetails, str, list[str]]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_client, "RETRY_S", 0.01)
+    monkeypatch.setattr(job_client, "QUIET_S", 0.05)
     monkeypatch.setattr(job_client, "TELL_EVERY_S", 0.0)
     monkeypatch.setattr(job_client, "LOST_DEADLINE_S", 0.1)
 
@@ -185,6 +194,23 @@ def test_a_broken_connection_is_made_again_and_shows_nothing_twice():
     states = [RUNNING, RUNNING, RUNNING, RUNNING, DONE]
     ended, shown, _ = followed(FakeJobs(states, connections))
     assert shown == "one\ntwo\nthree\n" and ended == DONE
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("impatient")
+def test_a_connection_that_hangs_is_made_again_and_shows_nothing_twice():
+    connections = [["one\n", HANGS], [HANGS], ["one\n", "two\n", HANGS]]
+    states = [RUNNING, RUNNING, RUNNING, RUNNING, RUNNING, DONE]
+    ended, shown, _ = followed(FakeJobs(states, connections))
+    assert shown == "one\ntwo\n" and ended == DONE
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.usefixtures("impatient")
+def test_a_cluster_that_went_while_a_connection_hangs_ends_the_wait():
+    gone = OSError("connection timed out")
+    with pytest.raises(ClusterError, match=r"no answer from the cluster for .* s: connection timed out"):
+        followed(FakeJobs([RUNNING, gone], [["one\n", HANGS]]))
 
 
 @pytest.mark.usefixtures("impatient")
