@@ -52,9 +52,7 @@ def test_a_corrupted_tensor_is_a_weight_sync_error(tied: Pair):
     broken = EngineWeightSync(
         tied.sync.fleet, tied.learner, lambda: CorruptingSender(client(tied), "float32"), PROMPT, 0.6, tied.sync.config
     )
-    with pytest.raises(
-        WeightSyncError, match=r"^weights version 9: engine and learner differ by [0-9.e+]+ in"
-    ):
+    with pytest.raises(WeightSyncError, match=r"^weights version 9: engine and learner differ by [0-9.e+]+ in"):
         run(broken.publish(9))
 
 
