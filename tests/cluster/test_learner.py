@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,10 +251,10 @@ def test_late_and_dead_ranks_are_named(ray_cluster: None) -> None:
 
     ranks = [ray.remote(num_cpus=0)(StubbornRank).remote() for _ in range(2)]
     with pytest.raises(LearnerError, match="learner rank 0, 1 did not finish reinforce within 1 s"):
-        asyncio.run(Learner(ranks, deadline_s=1, placement=None, meeting=None).reinforce([]))
+        asyncio.run(Learner(ranks, deadline_s=1, undo=ExitStack()).reinforce([]))
     dying = [ray.remote(num_cpus=0)(StubbornRank).remote()]
     with pytest.raises(LearnerError, match=r"a learner rank died during patch: .*"):
-        asyncio.run(Learner(dying, deadline_s=20, placement=None, meeting=None).patch([]))
+        asyncio.run(Learner(dying, deadline_s=20, undo=ExitStack()).patch([]))
     for rank in ranks:
         ray.kill(rank)
 
