@@ -155,7 +155,10 @@ class RolloutPool:
 
 async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run all side by side; results in order. The first failure cancels the others."""
-    tasks = [asyncio.create_task(part) for part in parts]
+    waiting = list(parts)
+    if len(waiting) == 1:
+        return [await waiting[0]]  # without a task of its own: a stream samples its groups one by one
+    tasks = [asyncio.create_task(part) for part in waiting]
     try:
         return await asyncio.gather(*tasks)
     finally:

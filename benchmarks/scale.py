@@ -43,7 +43,7 @@ class Size:
     deaths: float  # shares of the groups whose engine dies halfway, and of those whose engine dies with the answer
 
 
-CLUSTER = Size(engines=4096, batch=3072, iterations=8, train_s=2.0, mean_s=8.0, deaths=0.01)
+CLUSTER = Size(engines=4096, batch=896, iterations=12, train_s=2.0, mean_s=12.0, deaths=0.01)
 TOY = Size(engines=64, batch=48, iterations=8, train_s=0.04, mean_s=0.15, deaths=0.04)
 
 
