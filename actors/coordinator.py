@@ -6,13 +6,13 @@ Reads like Algorithm 1 and knows nothing of Ray: everything outside comes in thr
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from actors.checkpoint import Checkpoints
+from actors.garbage import rare_collections
 from actors.pipeline import Batch, build_pipeline
 from actors.run_folder import RunFolder
 from actors.summary import iteration_line
@@ -57,9 +57,10 @@ class Coordinator:
 
     async def run(self, state: RunState) -> RunState:
         """Train from `state` to the last iteration; evaluate before and after."""
-        # A full garbage collection walks every rollout that is kept: 0.1 s without work for any engine. Few are needed.
-        gc.freeze()
-        gc.set_threshold(5_000, 2, 1000)
+        with rare_collections():
+            return await self._run(state)
+
+    async def _run(self, state: RunState) -> RunState:
         async with aclosing(self.pipeline):
             self.restore(state)
             await self.publish(state)
