@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(notdir $(LOCK))
 ANY_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup quickstart test unit check bench gpu soak rebuild-chains
+.PHONY: help setup quickstart test unit check bench gpu soak chaos rebuild-chains
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,9 @@ gpu: ## the learner's speed on one GPU, under 9 minutes; needs torch and transfo
 
 soak: setup ## the long tests, with what they print
 	$(BIN)/python -m pytest -m slow -s
+
+chaos: setup ## kill parts of a run for SECONDS=600, at moments that SEED=0 chooses; it must end as if nothing was
+	INT_RAY_TEST_ENGINES=vllm CHAOS_SECONDS=$(or $(SECONDS),600) CHAOS_SEED=$(or $(SEED),0) $(BIN)/python -m pytest tests/chaos -s
 
 rebuild-chains: setup ## rebuild the shipped laptop world: model and problem sets
 	$(BIN)/python -m int_ray.chains.build

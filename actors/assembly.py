@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,29 +9,35 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-from actors import local_ray
-from actors.colocated import ColocatedLearner, WholeLearner
+from actors.colocated import ColocatedLearner, LearnerInTurn, WholeLearner
+from actors.compute import Compute, connect_ray, learner_settings, start_compute, start_grader
 from actors.coordinator import Coordinator
-from actors.engine_spawning import close_engines, spawn_engines
 from actors.fleet import Fleet
+from actors.gauges import Gauges
 from actors.grader_pool import GraderPool, Reward
+from actors.group_journal import GroupJournal
 from actors.learner import Learner
-from actors.learner_rank import LearnerSettings
-from actors.oracle_assembly import Accounts, build_oracle, build_segmenter, start_apis, start_oracle_pool
-from actors.placement import reserve_learner_gpus
+from actors.oracle_assembly import (
+    Accounts,
+    build_oracle,
+    build_segmenter,
+    build_teacher,
+    start_apis,
+    start_oracle_pool,
+)
 from actors.rollout_pool import RolloutPool
-from actors.run_folder import RunFolder
+from actors.run_folder import RunFolder, traced_folder
 from actors.trace import Trace, TracedProgress, traced
+from actors.watchdog import watched
 from actors.weight_sync import EngineWeightSync, weight_sender
 from int_ray.config import Config
-from int_ray.config_checks import num_gpus, reinforce_updates
-from int_ray.errors import RunError
+from int_ray.config_checks import num_gpus
+from int_ray.deadlines import stall_abort_s
+from int_ray.distillation_round import DistillationRound
 from int_ray.intervention_round import InterventionRound
 from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import StepOracle
+from int_ray.oracles.teacher import Teacher
 from int_ray.ports import CollectingPorts, Oracle, Ports, Progress
 from int_ray.prompts import encode_prompt, encode_text
 from int_ray.timeline import LEARNER, RUN
@@ -60,37 +65,88 @@ async def assemble(
     `oracle` and `reward` replace what the config names. `checkpoint` holds the weights of a resumed run.
     """
     async with AsyncExitStack() as stack:
-        trace = Trace(folder.path / "trace.json")
-        stack.callback(trace.close)
-        progress = TracedProgress(progress, trace)
+        trace, progress = open_trace(folder, progress, stack)
         await connect_ray(config.run.ray_address, num_gpus(config), progress, stack)
         services = await start_services(config, folder.path, progress, stack, reward=reward, oracle=oracle)
-        fleet, learner = await start_compute(config, progress, stack)
+        teacher = build_teacher(config, services.oracles, oracle)
+        compute = Compute(*await start_compute(config, progress, stack), services.grader)
         if checkpoint is not None:
-            await learner.load(checkpoint)
-        services = replace(services, grader=traced(services.grader, trace, "graders", "grade"))
-        for member in fleet.members:
-            member.engine = traced(member.engine, trace, member.name, "sample_group")
-        learner = traced(learner, trace, LEARNER, "patch", "reinforce", "save", "send_weights", "logprobs")
-        in_turn = take_turns(config, fleet, learner)
-        weights = traced(
-            build_weight_sync(config, tokenizer, problems, fleet, in_turn), trace, "weight sync", "publish"
-        )
-        collecting = await build_collecting(config, tokenizer, fleet, services, progress, stack)
-        ports = Ports(**vars(collecting), learner=in_turn, weights=weights)
-        ports = replace(ports, oracle=traced(ports.oracle, trace, "oracle", "intervene"))
+            await compute.learner.load(checkpoint)
+        parts = Parts(compute, services, teacher, trace, progress)
+        coordinator = await connect_parts(config, tokenizer, problems, folder, parts, stack)
         with trace.span(RUN, "training"):
-            yield build_coordinator(config, tokenizer, problems, ports, folder)
+            yield coordinator
 
 
-async def connect_ray(address: str | None, gpus: int, progress: Progress, stack: AsyncExitStack) -> None:
-    """A local Ray that has so many GPUs, or the cluster that `address` or RAY_ADDRESS names."""
-    progress.phase("starting Ray")
-    await asyncio.sleep(0)  # a Ctrl-C that came during the imports ends the run here
-    is_local = local_ray.connect(address)
-    stack.callback(local_ray.disconnect)
-    if is_local:
-        require_gpus(gpus)
+@asynccontextmanager
+async def assemble_on(
+    compute: Compute,
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: ProblemSets,
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    checkpoint: Path | None = None,
+) -> AsyncIterator[Coordinator]:
+    """The same on what runs already: the learner begins anew with the base model, or goes on from `checkpoint`."""
+    async with AsyncExitStack() as stack:
+        trace, progress = open_trace(folder, progress, stack)
+        services = await start_services(config, folder.path, progress, stack, grader=compute.grader)
+        teacher = build_teacher(config, services.oracles, None)
+        async with compute.fleet.turn:  # an engine that joins meanwhile waits for the first publish
+            compute.fleet.learner_in_step = False
+            await compute.learner.reset(learner_settings(config))
+            if checkpoint is not None:
+                await compute.learner.load(checkpoint)
+        parts = Parts(compute, services, teacher, trace, progress)
+        coordinator = await connect_parts(config, tokenizer, problems, folder, parts, stack)
+        with trace.span(RUN, "training"):
+            yield coordinator
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What has started, and is to be connected."""
+
+    compute: Compute
+    services: Services
+    teacher: Teacher | None
+    trace: Trace
+    progress: Progress
+
+
+def open_trace(folder: RunFolder, progress: Progress, stack: AsyncExitStack) -> tuple[Trace, Progress]:
+    """The run's trace, and `progress` with its phases recorded there."""
+    trace = Trace(folder.path / "trace.json")
+    stack.callback(trace.close)
+    return trace, TracedProgress(progress, trace)
+
+
+async def connect_parts(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: ProblemSets,
+    folder: RunFolder,
+    parts: Parts,
+    stack: AsyncExitStack,
+) -> Coordinator:
+    """Everything behind its port, recorded in the trace, and the coordinator in front of it."""
+    trace, fleet = parts.trace, parts.compute.fleet
+    watching = watched(parts.progress, fleet, folder.path, config.run.stall_warning_s, stall_abort_s(config))
+    progress = await stack.enter_async_context(watching)
+    services = replace(parts.services, grader=traced(parts.services.grader, trace, "graders", "grade"))
+    gauges = Gauges(folder.path.name, fleet, services.accounts.ledger, trace)
+    folder.loggers.add("the live figures", gauges)
+    await stack.enter_async_context(gauges.live())
+    folder = traced_folder(folder, trace)
+    learner = traced(parts.compute.learner, trace, LEARNER, "patch", "reinforce", "save", "send_weights", "logprobs")
+    in_turn = take_turns(config, fleet, learner)
+    weights = traced(build_weight_sync(config, tokenizer, problems, fleet, in_turn), trace, "weight sync", "publish")
+    collecting = await build_collecting(config, tokenizer, fleet, services, progress, stack, folder.groups)
+    ports = Ports(**vars(collecting), learner=in_turn, weights=weights)
+    ports = replace(ports, oracle=traced(ports.oracle, trace, "oracle", "intervene"))
+    return build_coordinator(config, tokenizer, problems, ports, folder, parts.teacher)
 
 
 @dataclass(frozen=True)
@@ -111,11 +167,13 @@ async def start_services(
     *,
     reward: Reward | None = None,
     oracle: StepOracle | None = None,
+    grader: GraderPool | None = None,
 ) -> Services:
-    """Graders, and the workers that talk to APIs. Raises RunError if an API refuses key or model."""
-    problems = config.problems
-    grader = GraderPool(reward or problems.reward, problems.grader_workers, problems.grader_timeout_s)
-    stack.callback(grader.close)
+    """Graders, unless some run already, and the workers that talk to APIs.
+
+    Raises RunError if an API refuses key or model.
+    """
+    grader = grader or start_grader(config.problems, stack, reward)
     accounts = Accounts.open(config, folder, progress, stack)
     if oracle is not None:
         return Services(grader, accounts, {}, await start_oracle_pool("own", oracle, config, progress, stack))
@@ -129,10 +187,14 @@ async def build_collecting(
     services: Services,
     progress: Progress,
     stack: AsyncExitStack,
+    groups: GroupJournal | None = None,
 ) -> CollectingPorts:
-    """Rollouts on the fleet's engines, and the oracle."""
-    encode = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
-    rollouts = RolloutPool(fleet, services.grader, encode, config.rollout, config.run.seed, progress)
+    """Rollouts on the fleet's engines, and the oracle; `groups` that are finished are kept for a resumed run."""
+    model = config.model
+    encode = partial(
+        encode_prompt, tokenizer, template_kwargs=model.chat_template_kwargs, instruction=model.instruction
+    )
+    rollouts = RolloutPool(fleet, services.grader, encode, config.rollout, config.run.seed, progress, groups)
     oracle = services.own_oracle or await build_oracle(
         config, services.oracles, services.accounts, tokenizer, rollouts, progress, stack
     )
@@ -140,10 +202,10 @@ async def build_collecting(
 
 
 def take_turns(config: Config, fleet: Fleet, learner: Learner) -> WholeLearner:
-    """The learner, with engines on its GPU that sleep while it works, if that is wanted."""
+    """The learner, which changes its weights or sends them; engines on its GPU sleep while it works, if wanted."""
     if config.learner.weight_sync == "ipc" and config.rollout.sleep:
         return ColocatedLearner(learner, fleet, config.learner.deadline_s)
-    return learner
+    return LearnerInTurn(learner, fleet)
 
 
 def build_weight_sync(
@@ -153,22 +215,34 @@ def build_weight_sync(
     fleet: Fleet,
     learner: WholeLearner,
 ) -> EngineWeightSync:
-    """Learner -> engines; the first problem is the canary."""
-    return EngineWeightSync(
+    """Learner -> engines, those that join later too; the first problem is the canary."""
+    sync = EngineWeightSync(
         fleet,
         learner,
-        partial(weight_sender, fleet, config.model, config.rollout, config.learner),
-        encode_prompt(tokenizer, problems.train[0], config.model.chat_template_kwargs),
+        partial(weight_sender, config.model, config.rollout, config.learner),
+        encode_prompt(tokenizer, problems.train[0], config.model.chat_template_kwargs, config.model.instruction),
         config.rollout.temperature,
         config.learner,
     )
+    fleet.refresh = sync.refresh
+    return sync
 
 
 def build_coordinator(
-    config: Config, tokenizer: PreTrainedTokenizerBase, problems: ProblemSets, ports: Ports, folder: RunFolder
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: ProblemSets,
+    ports: Ports,
+    folder: RunFolder,
+    teacher: Teacher | None = None,
 ) -> Coordinator:
-    """The loop with its round and its trigger."""
+    """The loop with its round and its trigger; with a `teacher` it clones whole solutions, not interventions."""
     round_ = build_round(config, tokenizer, ports)
+    if teacher is not None:
+        encode, end_id = partial(encode_text, tokenizer), tokenizer.eos_token_id
+        assert isinstance(end_id, int)  # checked with the tokenizer
+        room = config.rollout.max_tokens
+        round_ = DistillationRound(teacher, ports.grader, ports.progress, encode, end_id, room)
     return Coordinator(config, problems, ports, round_, build_trigger(config.schedule, config.trigger), folder)
 
 
@@ -177,63 +251,3 @@ def build_round(config: Config, tokenizer: PreTrainedTokenizerBase, ports: Colle
     segmenter = build_segmenter(config, tokenizer)
     encode = partial(encode_text, tokenizer)
     return InterventionRound(ports, segmenter, encode, config.oracle, config.patch, config.rollout.max_tokens)
-
-
-async def start_compute(config: Config, progress: Progress, stack: AsyncExitStack) -> tuple[Fleet, Learner]:
-    """Engines and learner, side by side unless they share a GPU; what has started is closed with the stack."""
-    progress.phase("starting the learner and the rollout engines")
-    progress.say("Each is a process of its own with PyTorch or vLLM to import: about a minute on a laptop")
-
-    # The learner's first: engines may run on any node, and would take its only one.
-    placement = await reserve_learner_gpus(config.learner)
-    if placement is not None:
-        stack.callback(remove_placement_group, placement)
-
-    async def start_learner() -> Learner:
-        learner = await Learner.start(learner_settings(config), placement)
-        stack.callback(learner.close)
-        return learner
-
-    if config.learner.weight_sync == "ipc":
-        learner = await start_learner()
-        return await start_engines(config, progress, stack, placement), learner
-    both = asyncio.create_task(start_engines(config, progress, stack)), asyncio.create_task(start_learner())
-    try:
-        return await asyncio.gather(*both)
-    finally:
-        for task in both:
-            task.cancel()  # nothing where it has ended
-        await asyncio.wait(both)
-
-
-async def start_engines(
-    config: Config, progress: Progress, stack: AsyncExitStack, shared: PlacementGroup | None = None
-) -> Fleet:
-    """Rollout engines with the weights of model.path; `shared` is the learner's GPU with weight_sync: ipc."""
-    engines = await spawn_engines(config.model, config.rollout, config.learner, shared)
-    stack.push_async_callback(close_engines, engines)
-    # Twice what an engine decodes at once: it never runs dry, and hoards nothing that another one could take.
-    return Fleet(engines, 2 * config.rollout.max_num_seqs, progress)
-
-
-def require_gpus(needed: int) -> None:
-    """Raises RunError at once where waiting for GPUs is in vain: on a Ray that is this machine only."""
-    present = int(ray.cluster_resources().get("GPU", 0))
-    if present < needed:
-        raise RunError(
-            f"learner.device = cuda needs {needed} GPUs, this machine has {present}; set run.ray_address to a cluster, "
-            "or learner.device=cpu learner.weight_sync=shm"
-        )
-
-
-def learner_settings(config: Config) -> LearnerSettings:
-    """The learner's share of the config."""
-    return LearnerSettings(
-        model=config.model,
-        learner=config.learner,
-        patch=config.patch,
-        reinforce=config.reinforce,
-        temperature=config.rollout.temperature,
-        reinforce_updates=reinforce_updates(config),
-        seed=config.run.seed,
-    )

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 from ray import ObjectRef
+from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
 from actors.oracle_pool import first_replies, spawn_workers
@@ -64,23 +65,25 @@ class ChatPool:
 
     async def check(self) -> Fault | None:
         """Whether key and model are accepted, as one worker finds it."""
-        return await self._reply(next(self._turns).check.remote(), CHECK_DEADLINE_S)
+        worker = next(self._turns)
+        return await self._reply(worker, worker.check.remote(), CHECK_DEADLINE_S)
 
     async def ask(self, request: ChatRequest) -> Answer | Fault:
         """One request of the next worker, one answer or fault."""
-        return await self._reply(next(self._turns).ask.remote(request), self.deadline_s)
+        worker = next(self._turns)
+        return await self._reply(worker, worker.ask.remote(request), self.deadline_s)
 
     async def close(self) -> None:
         """End the workers, and their connections with them."""
         for worker in self.workers:
             ray.kill(worker)
 
-    async def _reply(self, call: ObjectRef, deadline_s: float) -> Any:
+    async def _reply(self, worker: ActorHandle, call: ObjectRef, deadline_s: float) -> Any:
         try:
             return await asyncio.wait_for(call, deadline_s + GRACE_S)
         except TimeoutError:
-            ray.cancel(call)
-            return Fault("timeout", "the oracle worker hangs")
+            ray.kill(worker, no_restart=False)  # a stopped process would not hear of a cancelled call
+            return Fault("timeout", "the oracle worker hangs; it starts anew")
         except RayTaskError:
             raise  # a mistake in int_ray: models turn everything that servers do into faults
         except RayError as error:

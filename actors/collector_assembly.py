@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from actors.assembly import build_collecting, build_round, connect_ray, start_engines, start_services
+from actors.assembly import build_collecting, build_round, start_services
 from actors.collector import Collector
+from actors.compute import connect_ray, start_engines
 from actors.grader_pool import Reward
 from actors.run_folder import RunFolder
 from int_ray.config import Config

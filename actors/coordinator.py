@@ -10,21 +10,23 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from pathlib import Path
 
-from actors.checkpoint import Checkpoints
+from actors.drift import Drift
 from actors.garbage import rare_collections
+from actors.intervening import Intervening, PatchRound
 from actors.pipeline import Batch, build_pipeline
+from actors.recovery import Recovery
 from actors.run_folder import RunFolder
 from actors.summary import iteration_line
+from actors.updates import Updates
 from int_ray.config import Config
-from int_ray.errors import Resumable
-from int_ray.intervention_round import InterventionRound, RoundResult
+from int_ray.errors import LearnerError, Resumable, RunError
 from int_ray.metrics import SetScore, evaluate_set, rollout_metrics, staleness_metrics
 from int_ray.ports import Ports
-from int_ray.samples import patch_batches, reinforce_batches, spread
-from int_ray.trigger import Decision, Trigger
-from int_ray.types import ProblemSets, Purpose, RolloutGroup, RunState, Update
-from int_ray.unsolved_window import UnsolvedWindow
+from int_ray.samples import reinforce_batches, spread
+from int_ray.trigger import Trigger
+from int_ray.types import ProblemSets, Purpose, RolloutGroup, RunState, Update, UpdateBatches
 
 
 class OracleOutage(Resumable):
@@ -39,7 +41,7 @@ class Coordinator:
         config: Config,
         problems: ProblemSets,
         ports: Ports,
-        intervention_round: InterventionRound,
+        patch_round: PatchRound,
         trigger: Trigger,
         folder: RunFolder,
     ) -> None:
@@ -48,41 +50,75 @@ class Coordinator:
         self.pipeline = build_pipeline(config, problems, ports.rollouts)
         self.ports = ports
         self.progress = ports.progress
-        self.round = intervention_round
-        self.trigger = trigger
+        self.updates = Updates(ports.learner, folder, config.learner.max_skipped_updates)
+        self.intervening = Intervening(config, patch_round, trigger, self.updates, folder, ports.progress)
+        self.drift = Drift(ports.learner, folder) if config.evaluate.drift else None
         self.folder = folder
-        self.outage: str | None = None  # why the oracle could not be asked in the last round
-        self.window = UnsolvedWindow(config.trigger.patience)
-        self.checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints)
+        self.recovery = Recovery(config, ports.learner, folder, ports.progress)
+        self.stop = asyncio.Event()  # set it, and the run saves and raises Stopped
+        self.boundary = RunState()  # where the run stood the last time that an iteration had ended
 
-    async def run(self, state: RunState) -> RunState:
-        """Train from `state` to the last iteration; evaluate before and after."""
+    async def run(self, state: RunState, checkpoint: Path | None = None) -> RunState:
+        """Train from `state` to the last iteration; evaluate before and after. `checkpoint` is where `state` is from.
+
+        Raises Resumable where the run is to end before.
+        """
+        self.recovery.begin(checkpoint)
+        self.boundary = state
         with rare_collections():
-            return await self._run(state)
+            training, asked = asyncio.create_task(self._run(state)), asyncio.create_task(self.stop.wait())
+            try:
+                await asyncio.wait({training, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if not training.done():
+                    await self.recovery.stop(training, self.boundary, weights_changed=self.updates.since_boundary)
+                return await training
+            finally:
+                for task in (training, asked):
+                    task.cancel()
+                await asyncio.gather(training, asked, return_exceptions=True)
 
     async def _run(self, state: RunState) -> RunState:
+        """Go back to the last checkpoint and on from there as often as the learner is lost, within learner.restarts."""
+        while True:
+            try:
+                return await self.train_from(state)
+            except LearnerError as error:
+                self.boundary = state = await self.recovery.rebuild(error)
+                self.updates.since_boundary = False
+            except RunError:
+                await self.recovery.settle()  # what is being written is worth the wait
+                raise
+
+    async def train_from(self, state: RunState) -> RunState:
+        """From weights and state of a checkpoint, or of a fresh start, to the end."""
+        self.restore(state)
         async with aclosing(self.pipeline):
-            self.restore(state)
             await self.publish(state)
-            if state.iteration == 0 or not self.folder.scores():
+            is_due = state.iteration == 0 or not self.folder.scores() or self.is_due(state)
+            if is_due and not self.is_last(state):  # what is known of it by now is not sampled again
                 await self.evaluate(state)
             if state.iteration == 0 and self.problems.interventions:
-                metrics: dict[str, float] = {}
-                state = await self.apply(*await self.patch_given(state), metrics)
-                self.folder.journal.write("patched", iteration=0, **metrics)
+                state = await self.patch_given(state)
             while not self.is_last(state):
-                state = await self.iterate(state)
+                self.boundary = state = await self.iterate(state)
+                self.updates.since_boundary = False
                 await self.look_back(state)
             await self.evaluate(state)
+            await self.recovery.settle()
         return state
 
     async def look_back(self, state: RunState) -> None:
-        """Between two iterations: save and evaluate when it is time. Raises OracleOutage if that is to end the run."""
-        stops = self.outage is not None and self.config.oracle.on_outage == "stop"
-        if stops or state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state):
-            await self.checkpoint(state)
-        if stops:
-            raise OracleOutage(f"the oracle cannot be asked ({self.outage}) and oracle.on_outage = stop")
+        """Between two iterations: save and evaluate when it is time. Raises Resumable if something ends the run."""
+        asked_in_vain = state.outage is not None and self.intervening.asked_in == state.iteration
+        outage = asked_in_vain and self.config.oracle.on_outage == "stop"
+        is_time = state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state)
+        if is_time or outage or self.stop.is_set():
+            await self.recovery.save(state)
+        if self.stop.is_set():
+            await self.recovery.leave(state)
+        if outage:
+            await self.recovery.settle()
+            raise OracleOutage(f"the oracle cannot be asked ({state.outage}) and oracle.on_outage = stop")
         if self.is_due(state) and not self.is_last(state):
             await self.evaluate(state)
 
@@ -92,20 +128,18 @@ class Coordinator:
         state = replace(state, iteration=state.iteration + 1)
         collecting = self.config.schedule == "paper" and state.iteration == 1  # Algorithm 1, line 1
         batch = await self.sample(state, collecting=collecting)
-        metrics = rollout_metrics(batch.groups)
+        # In threads, as samples and files are: thousands of rollouts would keep the loop from feeding the engines.
+        metrics = await asyncio.to_thread(rollout_metrics, batch.groups)
         if batch.mixed:
             metrics["mixed/reward"] = rollout_metrics(batch.mixed)["rollout/reward"]
         if collecting:
             await self.write_down(state, batch.all)
         else:
             state = await self.train(state, batch, metrics)
-        before = self.trigger.state()
-        if self.trigger.observe(batch.groups, state.intervention_rounds) is Decision.INTERVENE:
+        if self.intervening.is_time(state, batch.groups):
             state = await self.drain(state, batch, metrics)
-            state = await self.apply(*await self.intervene(state), metrics)
-            if self.outage is not None:
-                self.trigger.restore(before)  # so that the next iteration asks again
-        state = await self.pipeline.advance(replace(state, trigger=self.trigger.state()))
+            state = await self.apply(*await self.intervening.intervene(state), metrics)
+        state = await self.pipeline.advance(replace(state, trigger=self.intervening.trigger.state()))
         self.report(state, metrics | {"time/iteration_s": time.monotonic() - started})
         return state
 
@@ -116,15 +150,18 @@ class Coordinator:
 
         The rollouts, and those that the iteration was trained on before, are written down while the learner works.
         """
-        metrics |= staleness_metrics(batch.all, state.policy_version)
-        update, _ = await asyncio.gather(
-            self.reinforce(spread(batch.mixed, among=batch.groups)), self.write_down(state, [*before, *batch.all])
+        metrics |= await asyncio.to_thread(staleness_metrics, batch.all, state.policy_version)
+        groups = spread(batch.mixed, among=batch.groups)
+        longest = self.config.rollout.max_tokens
+        batches = await asyncio.to_thread(reinforce_batches, groups, self.config.reinforce, longest)
+        (state, update), _ = await asyncio.gather(
+            self.reinforce(state, batches), self.write_down(state, [*before, *batch.all])
         )
         return await self.apply(state, update, metrics)
 
     async def write_down(self, state: RunState, groups: Sequence[RolloutGroup]) -> None:
         """All groups of an iteration into the run folder."""
-        self.folder.rollouts(state.iteration, groups)
+        await asyncio.to_thread(self.folder.rollouts, state.iteration, groups)
 
     async def drain(self, state: RunState, batch: Batch, metrics: dict[str, float]) -> RunState:
         """Train on what is still being sampled as well, so that the patch leaves nothing behind that is older.
@@ -137,8 +174,7 @@ class Coordinator:
         rest = await self.pipeline.drain(state)
         if not rest.all:
             return state
-        if self.asks_about_the_latest():
-            self.window.extend(rest.groups)
+        self.intervening.remember_more(state, rest.groups)
         own = rollout_metrics(rest.groups)
         state = await self.train(state, rest, own, before=batch.all)
         metrics |= {f"drained/{name}": value for name, value in own.items()}
@@ -155,13 +191,18 @@ class Coordinator:
         return state
 
     def restore(self, state: RunState) -> None:
-        """Take data position, trigger and window of a resumed run from its state and its rollout files."""
+        """Take data position, trigger and window from a state and its rollout files, and forget all else."""
+        self.pipeline = build_pipeline(self.config, self.problems, self.ports.rollouts)
         self.pipeline.restore(state)
-        if state.trigger:
-            self.trigger.restore(state.trigger)
-        first = max(1, state.window_start, state.iteration - self.config.trigger.patience + 1)
-        for iteration in range(first, state.iteration + 1):
-            self.window.add(self.folder.read_rollouts(iteration, self.problems.train))
+        self.intervening.restore(state, self.problems.train)
+        self.folder.groups.restart(state.policy_version)
+
+    async def patch_given(self, state: RunState) -> RunState:
+        """Patch with the interventions of a file, before the first iteration."""
+        metrics: dict[str, float] = {}
+        state = await self.apply(*await self.intervening.patch_given(state, self.problems.interventions), metrics)
+        self.folder.journal.write("patched", iteration=0, **metrics)
+        return state
 
     async def sample(self, state: RunState, *, collecting: bool) -> Batch:
         """Groups of training problems, and of the mixed-in ones; graded."""
@@ -173,58 +214,15 @@ class Coordinator:
         else:
             self.progress.phase("sampling", None if rollout.staleness else rollout.batch_size + rollout.mixed)
             batch = await self.pipeline.take(state)
-        if self.asks_about_the_latest():
-            self.window.add(batch.groups)
+        self.intervening.remember(state, batch.groups)
         return batch
 
-    def asks_about_the_latest(self) -> bool:
-        """False while the whole training set, sampled before (schedule: paper), waits for an oracle that was down."""
-        return self.config.schedule != "paper" or self.outage is None
-
-    async def reinforce(self, groups: Sequence[RolloutGroup]) -> Update:
+    async def reinforce(self, state: RunState, batches: UpdateBatches) -> tuple[RunState, Update]:
         """GRPO on the groups whose rewards differ (section 4.3, line 12)."""
-        batches = reinforce_batches(groups, self.config.reinforce, self.config.rollout.max_tokens)
         if not batches:
-            return Update(0, skipped="no group carries a signal")
+            return state, Update(0, skipped="no group carries a signal")
         self.progress.phase("reinforcing")
-        return await self.ports.learner.reinforce(batches)
-
-    async def intervene(self, state: RunState) -> tuple[RunState, Update]:
-        """Ask about every problem that stayed unsolved, clone what helps (sections 4.1-4.2, lines 2-11)."""
-        self.outage = None
-        unsolved = self.window.stayed_unsolved()
-        if not unsolved:
-            return state, Update(0, skipped="no problem stayed unsolved")
-        period = "the last iteration" if len(self.window) == 1 else f"the last {len(self.window)} iterations"
-        self.progress.say(f"{len(unsolved)} problems had no right rollout in {period}: asking the oracle about them")
-        result = await self.round.run(unsolved, state.iteration)
-        self.outage = result.outage
-        if result.outage is None:  # an oracle that is down costs no round
-            state = replace(state, intervention_rounds=state.intervention_rounds + 1)
-        return await self.patch(state, result)
-
-    async def patch_given(self, state: RunState) -> tuple[RunState, Update]:
-        """Clone interventions that come from a file (patch.interventions); untested ones are tested first."""
-        given = self.problems.interventions
-        self.progress.say(f"Patching with {len(given)} interventions of {self.config.patch.interventions}")
-        return await self.patch(state, await self.round.run_given(given, state.iteration))
-
-    async def patch(self, state: RunState, result: RoundResult) -> tuple[RunState, Update]:
-        """Clone prefix and intervention of what helps (section 4.2, line 11)."""
-        self.folder.interventions(state.iteration, result)
-        self.folder.journal.write(
-            "intervention_round", iteration=state.iteration, outage=result.outage, **result.metrics()
-        )
-        self.progress.say(result.story())
-        if not result.kept:
-            return state, Update(0, result.metrics(), skipped="no intervention helps")
-        self.progress.phase("patching")
-        batches = patch_batches(result.kept, self.config.patch, self.config.run.seed + state.iteration)
-        update = await self.ports.learner.patch(batches)
-        self.progress.say(f"Patched the policy with {len(result.kept)} interventions; {update.num_updates} updates")
-        self.window.clear()  # what failed before the patch says nothing about the patched policy
-        state = replace(state, window_start=state.iteration + 1)
-        return state, replace(update, metrics={**result.metrics(), **update.metrics})
+        return await self.updates.reinforce(state, batches)
 
     async def publish(self, state: RunState) -> Mapping[str, float]:
         """From here on every rollout is sampled with, and stamped with, this policy version."""
@@ -239,16 +237,12 @@ class Coordinator:
             groups = await self.ports.rollouts.sample(problems, self.config.evaluate.n, Purpose.EVALUATE, 0)
             scores[name] = evaluate_set(groups, self.config.evaluate.k, self.config.run.seed)
             self.folder.evaluation(state.iteration, name, groups, scores[name])
+            if self.drift is not None:
+                await self.drift.measure(state, name, groups)
             figures = ", ".join(f"{figure} {value.mean:.3f}" for figure, value in scores[name].figures().items())
             when = f"After iteration {state.iteration}" if state.iteration else "Before training"
             self.progress.say(f"{when}, {name}: {figures}")
         return scores
-
-    async def checkpoint(self, state: RunState) -> None:
-        """Save everything that a resumed run needs."""
-        self.progress.phase("saving")
-        path = await self.checkpoints.save(state, self.ports.learner)
-        self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
 
     def report(self, state: RunState, metrics: Mapping[str, float]) -> None:
         """Metrics to the run folder, one line to the person."""
@@ -261,5 +255,6 @@ class Coordinator:
 
     def is_due(self, state: RunState) -> bool:
         """Whether an evaluation between the first and the last one is due."""
-        every = self.config.evaluate.every
-        return every > 0 and state.iteration % every == 0
+        evaluate = self.config.evaluate
+        just_patched = state.window_start == state.iteration + 1
+        return (evaluate.every > 0 and state.iteration % evaluate.every == 0) or (evaluate.after_patch and just_patched)

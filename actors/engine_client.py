@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import socket
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,21 +13,13 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from int_ray.errors import RunError
+from actors.failures import EngineCallError, EngineDiedError, Kind, kind_of
 from int_ray.types import Completion, Logprobs, TokenIds
 
 Part = Literal["weights", "kv_cache"]  # of an engine's GPU memory
-
-
-class EngineDiedError(RunError):
-    """A rollout engine is gone; what it was sampling must be sampled again."""
-
-
-class EngineCallError(RuntimeError):
-    """A rollout engine lives, but refused a call or failed in it."""
 
 
 def cause_of(error: RayError) -> str:
@@ -84,11 +78,33 @@ class EngineGroup:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an actor runs."""
+
+    node_id: str  # hex, as Ray has it
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Place:
+        """Of the calling process."""
+        return cls(ray.get_runtime_context().get_node_id(), socket.gethostname(), os.getpid())
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
+
 class Engine(Protocol):
     """One rollout engine. Every call may raise EngineDiedError or EngineCallError; none has a deadline of its own.
 
     Cancelling an awaited call also ends the work that it asked for.
     """
+
+    @property
+    def place(self) -> Place | None:
+        """Where it runs, if that is known."""
+        ...
 
     async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
         """Continuations of prompt + prefix; empty ones where the context has no room left."""
@@ -114,6 +130,14 @@ class Engine(Protocol):
         """Take a part of the memory again; weights are what they were, the cache is empty."""
         ...
 
+    async def probe(self) -> None:
+        """Return at the first sign of life: a token, or the end of a request. At once where it is to stand still."""
+        ...
+
+    async def close(self) -> None:
+        """End in good order; `kill` comes next."""
+        ...
+
     def kill(self) -> None:
         """End it, whatever it is doing; nothing where it has ended."""
         ...
@@ -125,10 +149,12 @@ class RemoteEngine:
     def __init__(self, handle: ActorHandle, placement: PlacementGroup | None = None) -> None:
         self.handle = handle
         self.placement = placement
+        self.place: Place | None = None
 
     async def start(self) -> None:
         """Load the model."""
-        return await self._call("start")
+        await self._call("start")
+        self.place = await self._call("__ray_call__", lambda _: Place.here())
 
     async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
         """See Engine."""
@@ -154,6 +180,10 @@ class RemoteEngine:
         """See Engine."""
         return await self._call("wake", part)
 
+    async def probe(self) -> None:
+        """See Engine."""
+        return await self._call("probe")
+
     async def close(self) -> None:
         """End vLLM's processes; `kill` comes next."""
         return await self._call("close")
@@ -173,5 +203,5 @@ class RemoteEngine:
             ray.cancel(request)  # its tokens would be decoded for nobody
             raise
         except RayError as error:
-            kind = EngineDiedError if isinstance(error, RayActorError | EngineDiedError) else EngineCallError
-            raise kind(cause_of(error)) from error
+            failure = EngineDiedError if kind_of(error) is Kind.INFRA else EngineCallError
+            raise failure(cause_of(error)) from error

@@ -7,7 +7,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from functools import partial
 from typing import TYPE_CHECKING
 
-from actors.assembly import Services, build_collecting, connect_ray, start_engines, start_services
+from actors.assembly import Services, build_collecting, start_services
+from actors.compute import connect_ray, start_engines
 from actors.evaluator import Evaluator
 from actors.hard_set import HardSetSelector
 from int_ray.config import Config

@@ -17,17 +17,14 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.learner_rank import LearnerRank, LearnerSettings
+from actors.learner_state import read_receipt, receipt
 from actors.placement import on_this_machine
 from actors.weight_senders import WeightSender
-from int_ray.errors import RunError
+from int_ray.errors import LearnerError
 from int_ray.training_config import LearnerConfig
 from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
 
 Answer = TypeVar("Answer")
-
-
-class LearnerError(RunError):
-    """A rank died or came late: the learner cannot go on."""
 
 
 class Learner:
@@ -37,6 +34,8 @@ class Learner:
         self.ranks = ranks
         self.deadline_s = deadline_s
         self.undo = undo  # ends the ranks, and forgets where they met
+        self.starts = 1  # of ranks
+        self.origin: tuple[LearnerSettings, PlacementGroup | None] | None = None  # what `start` was given
 
     @classmethod
     async def start(cls, settings: LearnerSettings, placement: PlacementGroup | None = None) -> Learner:
@@ -60,7 +59,19 @@ class Learner:
         with learner.undo as undo:
             await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
             learner.undo = undo.pop_all()
+        learner.origin = settings, placement
         return learner
+
+    async def restart(self, folder: Path | None) -> None:
+        """End whatever is left of the ranks and start new ones, from what `save` wrote; None: from the base model."""
+        if self.origin is None:
+            raise RuntimeError("only a learner of Learner.start can be started anew")
+        self.close()
+        new = await Learner.start(*self.origin)
+        self.ranks, self.undo = new.ranks, new.undo
+        self.starts += 1
+        if folder is not None:
+            await self.load(folder)
 
     async def patch(self, batches: UpdateBatches) -> Update:
         """Supervised fine-tuning, one optimizer update per batch (paper, section 4.2)."""
@@ -73,16 +84,48 @@ class Learner:
         return await self._call("reinforce", lambda rank: rank.reinforce.remote(shared))
 
     async def save(self, folder: Path) -> None:
-        """Write model (Hugging Face format), reference and optimizer into an existing empty folder."""
+        """Begin to write model (Hugging Face format), reference and optimizer into an existing empty folder.
+
+        Returns when all ranks have copied their share, so that the weights may change again.
+        """
         await self._call("save", lambda rank: rank.save.remote(folder))
+
+    async def saved(self, folder: Path) -> None:
+        """Wait until all that `save` began is on disk. Raises OSError as the disk did.
+
+        The ranks may be busy training: they leave their word in the folder.
+        """
+        receipts = [receipt(folder, rank) for rank in range(len(self.ranks))]
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                while not all(path.exists() for path in receipts):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            missing = ", ".join(str(rank) for rank, path in enumerate(receipts) if not path.exists())
+            waited = f"{self.deadline_s:g} s (learner.deadline_s)"
+            raise TimeoutError(f"waited {waited} for learner rank {missing} to write its part") from None
+        for path in receipts:
+            read_receipt(path)
+        for path in receipts:
+            path.unlink()
 
     async def load(self, folder: Path) -> None:
         """Continue exactly from what `save` wrote; the number of ranks may differ."""
         await self._call("load", lambda rank: rank.load.remote(folder))
 
+    async def reset(self, settings: LearnerSettings) -> None:
+        """Begin anew from the base model, with other settings of patch and reinforce, temperature and seed."""
+        self.origin = settings, self.origin[1] if self.origin else None
+        await self._call("reset", lambda rank: rank.reset.remote(settings))
+
     async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         """Log-prob of every token given those before it; 0 for the first. [T]"""
         return await self._call("logprobs", lambda rank: rank.logprobs.remote(token_ids, temperature))
+
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """The same of several sequences."""
+        shared = ray.put(sequences)
+        return await self._call("logprobs_of", lambda rank: rank.logprobs_of.remote(shared, temperature))
 
     async def open_weight_sender(self, sender: WeightSender) -> None:
         """Set how `send_weights` brings the weights to the engines."""
@@ -101,7 +144,7 @@ class Learner:
     ) -> Answer:
         """Call every rank and wait for all; returns rank 0's answer.
 
-        Raises LearnerError when a rank died or is late, and what a rank raised.
+        Raises LearnerError when a rank died, failed inside of torch or is late, and anything else that a rank raised.
         """
         deadline_s = deadline_s or self.deadline_s
         answers = [asyncio.wrap_future(call(rank).future()) for rank in self.ranks]
@@ -116,12 +159,21 @@ class Learner:
             if isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
                 reason = str(error).strip().splitlines()[-1]
                 raise LearnerError(f"a learner rank died during {what}: {reason}") from error
+            # Half an update cannot be taken back, and ranks that waited for this one have given up as well.
+            if isinstance(error, RayTaskError) and _is_of_torch(error.cause):
+                reason = str(error.cause).strip().splitlines()[0]
+                raise LearnerError(f"a learner rank failed in {what}: {reason}") from error
         if errors:
             raise errors[0]
         if late:
             ranks = ", ".join(str(rank) for rank, answer in enumerate(answers) if answer in late)
             raise LearnerError(f"learner rank {ranks} did not finish {what} within {deadline_s:.0f} s")
         return answers[0].result()
+
+
+def _is_of_torch(cause: BaseException) -> bool:
+    """An error of torch itself, such as a lost connection between ranks or no memory left; not of what it was given."""
+    return type(cause) is RuntimeError or type(cause).__module__.partition(".")[0] == "torch"
 
 
 async def _free_address(options: dict[str, Any], config: LearnerConfig) -> str:

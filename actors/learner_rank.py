@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ from transformers import AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from actors import learner_state
+from actors.learner_state import Snapshot
 from actors.weight_senders import WeightSender
 from int_ray.compute.loading import compute_dtype, load_model, make_policy, make_reference
 from int_ray.compute.optimization import Optimization
@@ -34,6 +37,8 @@ class LearnerRank:
         self.trainer = Trainer(self._load_policy(base), self._load_reference(base), settings, self.mesh)
         self.reference_is_base = True
         self.sender: WeightSender | None = None
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._written: Future[None] = self._writer.submit(lambda: None)  # the last checkpoint
         # Collecting all that was imported would stall an update by a tenth of a second every now and then.
         gc.freeze()
 
@@ -54,6 +59,10 @@ class LearnerRank:
         """Log-prob of every token given those before it; 0 for the first. [T]"""
         return self.trainer.logprobs(token_ids, temperature)
 
+    def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """The same of several sequences."""
+        return self.trainer.logprobs_of(sequences, temperature)
+
     def open_weight_sender(self, sender: WeightSender) -> None:
         """Set how `send_weights` brings the weights to the engines."""
         self.sender = sender
@@ -65,28 +74,28 @@ class LearnerRank:
         return self.sender.send(self.trainer.policy.model, self.is_main)
 
     def save(self, folder: Path) -> None:
-        """Write everything `load` needs into an existing empty folder (see actors/learner_state.py)."""
+        """Copy everything `load` needs, and write it into an existing empty folder meanwhile (see learner_state.py)."""
+        error = self._written.exception()  # once it is written: two copies at a time would be too many
+        if error is not None and not isinstance(error, OSError):  # of those the receipt has told
+            raise error
         trainer, model = self.trainer, self.trainer.policy.model
-        if self.is_main:
-            (folder / "learner").mkdir()
-            self.tokenizer.save_pretrained(folder)
-        learner_state.save_model(model, folder, self.is_main)
+        snapshot = Snapshot(self.mesh.get_rank(), self.mesh.size())
+        snapshot.add_model(model, folder)
         if trainer.reference is not None and not self.reference_is_base:
-            learner_state.save_model(trainer.reference.model, learner_state.reference_folder(folder), self.is_main)
+            snapshot.add_model(trainer.reference.model, learner_state.reference_folder(folder))
         if trainer.optimization is not None:
-            learner_state.save_moments(trainer.optimization.adamw, model, folder, self.is_main)
+            snapshot.add_moments(trainer.optimization.adamw, model, folder)
         if self.is_main:
             phase = None if trainer.optimization is None else trainer.optimization.state()
-            learner_state.save_state({"num_reinforced": trainer.num_reinforced, "phase": phase}, folder)
+            snapshot.add_json(
+                {"num_reinforced": trainer.num_reinforced, "phase": phase}, learner_state.counters(folder)
+            )
+            snapshot.add(lambda: self.tokenizer.save_pretrained(folder))
+        self._written = self._writer.submit(snapshot.write, folder)
 
     def load(self, folder: Path) -> None:
         """Continue exactly from what `save` wrote; the number of ranks may differ."""
-        # Two of them would not fit: the present one goes first. Its layers are in reference cycles, which a collection
-        # must be allowed to see.
-        gc.unfreeze()
-        del self.trainer
-        gc.collect()
-        self._make_room()
+        self._let_go()
         state = learner_state.load_state(folder)
         saved_reference = learner_state.reference_folder(folder)
         self.reference_is_base = not saved_reference.exists()
@@ -101,6 +110,24 @@ class LearnerRank:
         self.trainer = trainer
         self._make_room()
         gc.freeze()
+
+    def reset(self, settings: LearnerSettings) -> None:
+        """Begin anew from the base model; model and learner in `settings` are those that this rank was built with."""
+        self._let_go()
+        self.settings = settings
+        torch.manual_seed(settings.seed)
+        base = settings.model.path
+        self.trainer = Trainer(self._load_policy(base), self._load_reference(base), settings, self.mesh)
+        self.reference_is_base = True
+        self._make_room()
+        gc.freeze()
+
+    def _let_go(self) -> None:
+        """End the present trainer: two of them would not fit."""
+        gc.unfreeze()  # its layers are in reference cycles, which a collection must be allowed to see
+        del self.trainer
+        gc.collect()
+        self._make_room()
 
     def _make_room(self) -> None:
         """Give back what torch keeps for its next tensors, where an engine wants to wake on the same GPU."""

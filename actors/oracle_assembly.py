@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.chat_pool import ChatPool
-from actors.oracle_pool import OraclePool
+from actors.oracle_pool import START_DEADLINE_S, OraclePool
+from actors.placement import patience
 from int_ray.config import Config
+from int_ray.errors import RunError
 from int_ray.oracle_checks import kinds_asked
 from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import CHECKERS, StepOracle
@@ -24,7 +26,9 @@ from int_ray.oracles.monte_carlo import MonteCarloOracle
 from int_ray.oracles.policy_model import PolicyModel
 from int_ray.oracles.prompts import PROMPTS
 from int_ray.oracles.recorded import load_recorded
+from int_ray.oracles.solver import Solver
 from int_ray.oracles.spending import Ledger
+from int_ray.oracles.teacher import CheckerTeacher, ModelTeacher, SolvingChecker, Teacher
 from int_ray.ports import Oracle, Policy, Progress
 from int_ray.prompts import decode_ids, encode_chat
 from int_ray.segmentation import Segmenter
@@ -71,7 +75,8 @@ async def start_apis(
             progress.phase(f"asking {kind} whether it knows key and model")
             pool = ChatPool(kind, config.oracle)
             stack.push_async_callback(pool.close)
-            await pool.ready()
+            async with patience(progress, f"{config.oracle.workers} oracle workers to start", START_DEADLINE_S):
+                await pool.ready()
             oracle = accounts.oracle(kind, pool, config, progress)
             await oracle.check()
             oracles[kind] = oracle
@@ -112,6 +117,21 @@ async def build_oracle(
     return oracles[0][1] if len(oracles) == 1 else FallbackOracle(oracles, progress)
 
 
+def build_teacher(config: Config, apis: Mapping[OracleKindName, Oracle], own: StepOracle | None) -> Teacher | None:
+    """Who writes whole solutions, for patch.clone: solutions. Raises RunError if the user's own oracle cannot."""
+    if config.schedule == "never" or config.patch.clone == "interventions":
+        return None
+    kind = config.oracle.kind
+    if own is None and kind in apis:
+        oracle = apis[kind]
+        assert isinstance(oracle, ModelOracle)  # every API is one
+        return ModelTeacher(kind, Solver(oracle.chat))
+    checker = CHECKERS[config.oracle.checker]() if own is None else own
+    if not isinstance(checker, SolvingChecker):
+        raise RunError("patch.clone: solutions needs an oracle that has `solve(problem)` beside `propose(attempt)`")
+    return CheckerTeacher(kind if own is None else "own", checker)
+
+
 def build_segmenter(config: Config, tokenizer: PreTrainedTokenizerBase) -> Segmenter:
     """How responses are cut into steps."""
     return Segmenter(partial(decode_ids, tokenizer), config.oracle.step_keywords, config.model.thinking_end)
@@ -123,5 +143,6 @@ async def start_oracle_pool(
     """An oracle without a language model, in worker processes."""
     pool = OraclePool(kind, oracle, config.oracle, progress)
     stack.callback(pool.close)
-    await pool.ready()
+    async with patience(progress, f"{config.oracle.workers} oracle workers to start", START_DEADLINE_S):
+        await pool.ready()
     return pool

@@ -1,20 +1,69 @@
-"""Where actors run: on GPUs that are reserved for them, or on the driver's machine."""
+"""Where actors run, on GPUs that are reserved for them or on the driver's machine; and the wait for what must come."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 
 import ray
+from ray._private.state import state as cluster_state
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from int_ray.errors import RunError
+from int_ray.ports import Progress
 from int_ray.training_config import LearnerConfig
+
+SAY_EVERY_S = 30.0
+
+
+@asynccontextmanager
+async def patience(progress: Progress, what: str, deadline_s: float) -> AsyncIterator[None]:
+    """Say every half minute what the block waits for. The deadline is the block's own."""
+
+    async def say() -> None:
+        waited_s = 0.0
+        while True:
+            await asyncio.sleep(SAY_EVERY_S)
+            waited_s += SAY_EVERY_S
+            progress.say(f"still waiting for {what}: {waited_s:.0f} s of at most {deadline_s:g} s")
+
+    saying = asyncio.create_task(say())
+    try:
+        yield
+    finally:
+        saying.cancel()
+        with suppress(asyncio.CancelledError):
+            await saying
+
+
+def expect_gpus(needed: int, progress: Progress) -> None:
+    """Compare a cluster's GPUs, and those that its autoscaler can add, with the need. Raises RunError if it is in vain.
+
+    A cluster whose limits Ray does not know may get nodes from elsewhere, such as Slurm: it is waited for.
+    """
+    present = int(ray.cluster_resources().get("GPU", 0))
+    if present >= needed:
+        return
+    limits = cluster_state.get_max_resources_from_cluster_config()
+    possible = None if limits is None else int(limits.get("GPU", 0))
+    if possible is not None and possible < needed:
+        raise RunError(
+            f"the run needs {needed} GPUs; the cluster has {present} and its autoscaler goes up to {possible}: raise "
+            "its max_workers, or lower rollout.num_engines, rollout.tensor_parallel_size or learner.num_ranks"
+        )
+    progress.say(f"the run needs {needed} GPUs, the cluster has {present}: waiting for the rest to join")
 
 
 def on_this_machine() -> NodeAffinitySchedulingStrategy:
     """The driver's node: CPU ranks meet in a file there, and CPU engines take weights from its shared memory."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+async def draining_nodes() -> Collection[str]:
+    """Hex ids of the nodes that will be gone soon: preempted, or removed by the autoscaler."""
+    return await asyncio.to_thread(cluster_state.get_draining_nodes)
 
 
 async def reserve_learner_gpus(config: LearnerConfig) -> PlacementGroup | None:

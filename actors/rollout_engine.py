@@ -15,18 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.engine_client import EngineDiedError, EngineGroup, Part, Sampling
-from actors.vllm_settings import engine_arguments, engine_environment
+from actors.vllm_settings import engine_arguments, engine_environment, vllm_parameters
 from int_ray.config import ModelConfig, RolloutConfig
+from int_ray.processes import end_as_a_family
 from int_ray.training_config import LearnerConfig
 from int_ray.types import TokenIds
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
     from vllm.logprobs import FlatLogprobs
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.v1.engine.output_processor import RequestOutputCollector
 
 CANARY_PRIORITY = -1  # before every rollout
+BEAT_S = 0.1  # between two looks for a sign of life
 DRAIN_DEADLINE_S = 60.0  # for the tokens of one decoding step to be counted
 
 
@@ -37,25 +38,6 @@ class Running:
     n: int
     version: int  # of the policy, when it came in
     switches: list[NDArray[np.int64]] = field(default_factory=list)  # see EngineGroup
-
-
-def vllm_parameters(sampling: Sampling) -> SamplingParams:
-    """The same for vLLM: whole answers as token ids, with the log-prob of each sampled token."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        n=sampling.n,
-        seed=sampling.seed,
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        logprobs=0,  # of the sampled token alone
-        flat_logprobs=True,
-        detokenize=False,
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
 
 
 class RolloutEngine:
@@ -69,10 +51,13 @@ class RolloutEngine:
         self._running: dict[str, Running] = {}
         self._admission = asyncio.Lock()  # held while a request enters, and from pause to resume
         self._is_paused = False
+        self._stands_still = False  # paused or asleep: no token is due
+        self._ended = 0  # requests so far
         self._request_ids = map(str, itertools.count())
 
     async def start(self) -> None:
         """Load the model and be ready to sample; 20-40 s."""
+        end_as_a_family()
         configs = self.model, self.rollout, self.learner
         os.environ |= engine_environment(*configs)
         from transformers import AutoTokenizer
@@ -109,6 +94,7 @@ class RolloutEngine:
             raise
         finally:
             self._running.pop(request_id, None)
+        self._ended += 1
         if unexpected := {output.finish_reason for output in outputs} - {"stop", "length"}:
             raise RuntimeError(f"vLLM ended a sample for another reason than its end or its limit: {unexpected}")
         return self._pack(outputs, sampling.seed, running)
@@ -137,6 +123,32 @@ class RolloutEngine:
             tuple(running.switches),
         )
 
+    async def probe(self) -> None:
+        """Return once a token is decoded, a request of its own if there is no other, or if none is due.
+
+        Raises EngineDiedError.
+        """
+        request = None
+        if not self._running:
+            one_token = Sampling(n=1, max_tokens=1, temperature=self.rollout.temperature)
+            request = asyncio.create_task(self._sample([0], one_token, CANARY_PRIORITY))
+        try:
+            before = self._signs_of_life()
+            while not self._stands_still and before == self._signs_of_life():
+                if request is not None and request.done():
+                    request.result()  # raises what went wrong
+                    return
+                await asyncio.sleep(BEAT_S)
+        finally:
+            if request is not None:
+                request.cancel()
+
+    def _signs_of_life(self) -> tuple[int, int]:
+        """What changes with every decoded token: requests that ended, and tokens of those that have not."""
+        llm: Any = self._llm
+        states = llm.output_processor.request_states.values()
+        return self._ended, sum(state.detokenizer.num_output_tokens() for state in states)
+
     async def pause(self) -> None:
         """Stop decoding and forget what is cached: new weights are coming. Requests wait for `resume`."""
         if not self._is_paused:  # it still is when the last change of weights failed halfway
@@ -144,38 +156,45 @@ class RolloutEngine:
             self._is_paused = True
         with death_as_error():
             await self._llm.pause_generation(mode="keep")
+        self._stands_still = True
 
     async def sleep(self) -> None:
         """Give the GPU memory back: weights wait in CPU memory, the cache is dropped. Nothing on CPU."""
         if self.learner.device == "cuda":
             with death_as_error():
                 await self._llm.sleep(level=1, mode="keep")
+            self._stands_still = True
 
     async def wake(self, part: Part) -> None:
         """Take a part of the memory again; decoding goes on with the last one. Nothing on CPU."""
         if self.learner.device == "cuda":
             with death_as_error():
                 await self._llm.wake_up([part])
+            self._stands_still = self._is_paused or part != "kv_cache"
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Open the channel that new weights come through."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+        with death_as_error():
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
 
     async def start_weight_update(self) -> None:
         """Make the model ready for new weights."""
-        await self._llm.start_weight_update()
+        with death_as_error():
+            await self._llm.start_weight_update()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Read weights from the channel."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+        with death_as_error():
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
 
     async def finish_weight_update(self) -> None:
         """Put the new weights in use."""
-        await self._llm.finish_weight_update()
+        with death_as_error():
+            await self._llm.finish_weight_update()
 
     async def resume(self, policy_version: int) -> None:
         """Stamp the new version and decode on, what was running too."""
@@ -187,6 +206,7 @@ class RolloutEngine:
                 running.switches += [tokens[request_id]] * (policy_version - self._policy_version)
             self._policy_version = policy_version
             await self._llm.resume_generation()
+        self._stands_still = False
         if self._is_paused:
             self._is_paused = False
             self._admission.release()

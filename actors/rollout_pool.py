@@ -10,16 +10,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from actors.engine_client import EngineCallError, EngineDiedError, EngineGroup, Sampling
+from actors.engine_client import EngineGroup, Sampling
+from actors.failures import EngineCallError, EngineDiedError, EngineHungError, PoisonedGroupError
 from actors.fleet import Fleet, Member
+from actors.group_journal import GroupJournal, group_key
 from int_ray.config import RolloutConfig
 from int_ray.ports import Grader, Progress
 from int_ray.seeds import sample_seed
-from int_ray.types import Completion, Intervention, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
+from int_ray.types import Completion, Intervention, Outcome, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
 
 T = TypeVar("T")
 
 NO_PREFIX: TokenIds = np.array([], np.int32)
+# So many engines may be lost to one group. A deadline is the group's own; a death takes along all that the engine had.
+MOST_HANGS, MOST_DEATHS = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Call:
 class RolloutPool:
     """Implements the ports Rollouts and Policy. `encode_prompt` applies the chat template.
 
-    What a dead engine was sampling is sampled again by another one, with the same seeds. Any other failure ends its
+    What an engine was sampling when it died or hung is sampled again by another one, with the same seeds. A group that
+    engine after engine is lost to comes back ungraded, without a token (Outcome.ERROR). Any other failure ends its
     call, along with all that the engines still decode for it.
     """
 
@@ -46,6 +51,7 @@ class RolloutPool:
         config: RolloutConfig,
         run_seed: int,
         progress: Progress,
+        journal: GroupJournal | None = None,
     ) -> None:
         self.fleet = fleet
         self.grader = grader
@@ -53,6 +59,7 @@ class RolloutPool:
         self.config = config
         self.run_seed = run_seed
         self.progress = progress
+        self.journal = journal  # of groups that a resumed run need not sample again
 
     async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
         """`n` rollouts per problem, groups in the order of `problems`."""
@@ -79,11 +86,14 @@ class RolloutPool:
         """One response per prompt, in order; an empty unfinished one where the prompt leaves no room for any."""
         call = Call(Sampling(1, max_tokens, temperature, top_p), Purpose.ANSWER, self.fleet.policy_version)
         seeds = self._seeds(call, seed, [("", prompt) for prompt in prompts])
-        answers = (
-            self._sampled(call, "write an answer", prompt, NO_PREFIX, seed)
-            for prompt, seed in zip(prompts, seeds, strict=True)
-        )
-        return [answer.completions()[0] for answer in await all_or_none(answers)]
+        return await all_or_none(self._written(call, *one) for one in zip(prompts, seeds, strict=True))
+
+    async def _written(self, call: Call, prompt: TokenIds, seed: int) -> Completion:
+        try:
+            return (await self._sampled(call, "write an answer", prompt, NO_PREFIX, seed)).completions()[0]
+        except PoisonedGroupError as error:
+            self.progress.say(f"an answer is left out: {error}")
+            return _nothing(seed)
 
     def _for_training(self, n: int) -> Sampling:
         config = self.config
@@ -107,12 +117,36 @@ class RolloutPool:
             asked[key] += 1
 
     async def _group(self, call: Call, start: Start, seed: int) -> RolloutGroup:
-        what = f"sample {call.sampling.n} rollouts of problem {start.problem.id}"
-        sampled = await self._sampled(call, what, start.prompt_ids, start.prefix_ids, seed)
-        completions = sampled.completions()
-        outcomes = await self.grader.grade(start.problem, completions)
+        if self.journal is None:
+            group = await self._new_group(call, start, seed)
+        else:
+            group = await self._journalled_group(self.journal, call, start, seed)
         if call.purpose is not Purpose.EXPLORE:  # an oracle counts its attempts
             self.progress.advance()
+        return group
+
+    async def _journalled_group(self, journal: GroupJournal, call: Call, start: Start, seed: int) -> RolloutGroup:
+        """What a run before this one has sampled, or a group that is written down."""
+        key = group_key(start, replace(call.sampling, seed=seed))
+        known = journal.find(key, start)
+        if known is not None:
+            return known
+        group = await self._new_group(call, start, seed)
+        try:
+            await journal.add(key, group)
+        except OSError as error:
+            self.progress.say(f"groups are not kept for a resumed run until the next checkpoint: {error}")
+        return group
+
+    async def _new_group(self, call: Call, start: Start, seed: int) -> RolloutGroup:
+        what = f"sample {call.sampling.n} rollouts of problem {start.problem.id}"
+        try:
+            sampled = await self._sampled(call, what, start.prompt_ids, start.prefix_ids, seed)
+        except PoisonedGroupError as error:
+            self.progress.say(f"problem {start.problem.id} is left out: {error}")
+            return _ungraded(call, start, seed)
+        completions = sampled.completions()
+        outcomes = await self.grader.grade(start.problem, completions)
         versions = sampled.policy_versions()
         rollouts = tuple(Rollout(*one) for one in zip(completions, outcomes, versions, strict=True))
         return RolloutGroup(start.problem, start.prompt_ids, start.prefix_ids, rollouts)
@@ -120,18 +154,22 @@ class RolloutPool:
     async def _sampled(
         self, call: Call, what: str, prompt_ids: TokenIds, prefix_ids: TokenIds, seed: int
     ) -> EngineGroup:
-        """From the first engine that lives to the end of the request."""
+        """From the first engine that lives to the end of the request. Raises PoisonedGroupError."""
         sampling = replace(call.sampling, seed=seed, max_tokens=call.sampling.max_tokens - len(prefix_ids))
-        while True:
+        hangs = deaths = 0
+        while hangs < MOST_HANGS and deaths < MOST_DEATHS:
             async with self.fleet.least_busy(sampling.n) as member:
                 request = member.engine.sample_group(prompt_ids, prefix_ids, sampling)
                 try:
                     sampled = await self._answer(member, what, request)
                 except EngineDiedError as error:
+                    hangs += isinstance(error, EngineHungError)
+                    deaths += 1
                     self.fleet.lose(member, error)
                     continue
             self._check_version(call, member, sampled)
             return sampled
+        raise PoisonedGroupError(f"{deaths} rollout engines were lost while they were to {what}")
 
     def _check_version(self, call: Call, member: Member, sampled: EngineGroup) -> None:
         """Without staleness a group is of the version that its call came at, and of no other."""
@@ -142,15 +180,28 @@ class RolloutPool:
             )
 
     async def _answer(self, member: Member, what: str, request: Awaitable[T]) -> T:
-        """An engine's answer. Raises EngineDiedError, TimeoutError, or EngineCallError for any other failure."""
+        """An engine's answer. Raises EngineDiedError, or EngineCallError for a failure that leaves the engine alive."""
         try:
             async with asyncio.timeout(self.config.deadline_s):
-                return await request
+                answer = await request
         except (EngineDiedError, EngineCallError) as error:
             raise type(error)(f"{member.name} could not {what}: {error}") from error
         except TimeoutError:
             waited = f"{self.config.deadline_s:g} s (rollout.deadline_s)"
-            raise TimeoutError(f"waited {waited} for {member.name} to {what}") from None
+            raise EngineHungError(f"waited {waited} for {member.name} to {what}") from None
+        member.heard = asyncio.get_running_loop().time()
+        return answer
+
+
+def _nothing(seed: int) -> Completion:
+    return Completion(NO_PREFIX, np.array([], np.float32), "", False, seed)
+
+
+def _ungraded(call: Call, start: Start, seed: int) -> RolloutGroup:
+    """Nothing to train on and no verdict on the problem, in the shape of a group."""
+    seeds = range(seed, seed + call.sampling.n)
+    rollouts = tuple(Rollout(_nothing(own), Outcome.ERROR, call.version) for own in seeds)
+    return RolloutGroup(start.problem, start.prompt_ids, start.prefix_ids, rollouts)
 
 
 async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

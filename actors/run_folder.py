@@ -3,7 +3,8 @@
 Iterations count from 1 in every name and row; 0 is what there was before the first.
 
 config.yaml  journal.jsonl  metrics.jsonl  tensorboard/  rollouts/  interventions/  evaluations/  checkpoints/
-quarantine_*.jsonl  summary.json  report.html  trace.json  oracle_calls.jsonl  oracle_answers.jsonl
+solutions/ (patch.clone: solutions)  drift/ (evaluate.drift)  logged_as*  wandb/ (run.loggers)
+groups/  skipped/  quarantine_*.jsonl  summary.json  report.html  trace.json  oracle_calls.jsonl  oracle_answers.jsonl
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.group_journal import GroupJournal
+from actors.trace import Trace, traced
+from int_ray.distillation_round import DistillationResult
 from int_ray.intervention_records import round_records
 from int_ray.intervention_round import RoundResult
 from int_ray.journal import Journal, open_for_appending, read_json_lines
+from int_ray.loggers import Loggers
 from int_ray.metrics import SetScore
 from int_ray.rollout_records import group_record, read_group
+from int_ray.timeline import UPKEEP
 from int_ray.types import Problem, RolloutGroup
 
 
 class RunFolder:
     """Writes the files of one run. Opening an existing folder appends (a resumed run)."""
 
-    def __init__(self, path: Path, *, tensorboard: bool = True) -> None:
+    def __init__(self, path: Path, loggers: Loggers | None = None) -> None:
+        """`loggers` get the numbers of every iteration and evaluation, too, and are closed with the folder."""
         self.path = path
+        self.loggers = loggers or Loggers()
         for name in ("rollouts", "interventions", "evaluations", "checkpoints"):
             (path / name).mkdir(parents=True, exist_ok=True)
         self.journal = Journal(path / "journal.jsonl")
+        self.groups = GroupJournal(path / "groups")
         self._metrics = open_for_appending(path / "metrics.jsonl")
-        self._board = _open_tensorboard(path / "tensorboard") if tensorboard else None
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One row of numbers for one iteration; an iteration repeated after a resume is the later row."""
         self._metrics.write(json.dumps({"iteration": iteration, **values}) + "\n")
         self._metrics.flush()
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, iteration)
+        self.loggers.log(iteration, values)
 
     def rollouts(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """All groups of one iteration."""
@@ -61,6 +67,15 @@ class RunFolder:
         """What became of every proposal of one round."""
         _write_lines(self._intervention_file(iteration), round_records(result))
 
+    def round(self, iteration: int, result: RoundResult | DistillationResult) -> None:
+        """What came of one round: every proposal, or every solution."""
+        if isinstance(result, RoundResult):
+            self.interventions(iteration, result)
+            return
+        folder = self.path / "solutions"
+        folder.mkdir(exist_ok=True)
+        _write_lines(folder / f"iteration_{iteration:06d}.jsonl", [item.record() for item in result.solutions])
+
     def read_interventions(self, iteration: int) -> list[dict[str, Any]]:
         """The `InterventionRecord`s that `interventions` wrote; none if they are gone."""
         path = self._intervention_file(iteration)
@@ -76,9 +91,14 @@ class RunFolder:
         _write_lines(folder / f"{name}.jsonl", map(group_record, groups))
         write_json(folder / f"{name}.score.json", score.as_dict())
         self.journal.write("evaluated", iteration=iteration, set=name, **score.as_dict())
-        if self._board is not None:
-            for figure, estimate in score.figures().items():
-                self._board.add_scalar(f"evaluate/{name}/{figure}", estimate.mean, iteration)
+        means = {f"evaluate/{name}/{figure}": estimate.mean for figure, estimate in score.figures().items()}
+        self.loggers.log(iteration, means)
+
+    def drift(self, iteration: int, name: str, *, kl: float | None, entropy: float) -> None:
+        """How far the policy has moved from the base model, on one problem set (see actors/drift.py)."""
+        self.journal.write("drift", iteration=iteration, set=name, kl=kl, entropy=entropy)
+        known = {"kl": kl, "entropy": entropy}
+        self.loggers.log(iteration, {f"drift/{name}/{key}": value for key, value in known.items() if value is not None})
 
     def scores(self) -> dict[int, dict[str, Any]]:
         """Iteration -> set name -> score, of every evaluation so far."""
@@ -92,8 +112,14 @@ class RunFolder:
         """Flush and close the files."""
         self.journal.close()
         self._metrics.close()
-        if self._board is not None:
-            self._board.close()
+        self.loggers.close()
+
+
+def traced_folder(folder: RunFolder, trace: Trace) -> RunFolder:
+    """The same folder; how long it is written to is recorded."""
+    folder.journal = traced(folder.journal, trace, UPKEEP, write="journal")
+    folder.groups = traced(folder.groups, trace, UPKEEP, add="groups")
+    return traced(folder, trace, UPKEEP, "metrics", "rollouts", "round", "evaluation")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -110,9 +136,3 @@ def replace_file(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
-
-
-def _open_tensorboard(folder: Path) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))

@@ -10,7 +10,7 @@ from actors.run_folder import RunFolder
 from int_ray.config import Config
 from int_ray.oracles.spending import read_spend
 from int_ray.report.run_files import read_run
-from int_ray.timeline import idleness, read_spans
+from int_ray.timeline import Lost, idleness, overhead, read_spans
 from int_ray.types import RunState
 
 ROUND_COUNTS = ("problems", "attempts", "tested", "kept")
@@ -34,6 +34,7 @@ def iteration_line(state: RunState, metrics: Mapping[str, float], config: Config
 def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mapping[str, float]) -> dict[str, Any]:
     """Evaluation before and after, the last iteration, the rounds, the bill, and where this process's time went."""
     run = read_run(folder.path)
+    spans = read_spans(folder.path / "trace.json")
     rounds = run.rounds.values()
     counts = {f"interventions_{name}": sum(getattr(event, name) for event in rounds) for name in ROUND_COUNTS}
     return {
@@ -45,20 +46,21 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
             **counts,
             "last_reward": run.rows[-1].reward,
             "last_unsolved": run.rows[-1].unsolved,
+            "lost_checkpoints": run.lost_checkpoints,
             "wall_time_s": round(seconds),
         },
         "oracle": _spent(folder.path / "oracle_calls.jsonl"),
         "evaluation": _before_and_after(folder.scores()),
         "seconds": {name: round(value, 1) for name, value in phases.items()},
-        "idle": _idle(folder.path / "trace.json"),
+        "idle": _lost(idleness(spans)),
+        "overhead": _lost(overhead(spans)),
     }
 
 
-def _idle(path: Path) -> dict[str, Any]:
-    """How long neither an engine nor the learner worked, start-up left out, and what went on meanwhile."""
-    idle = idleness(read_spans(path))
-    causes = {cause: round(seconds, 1) for cause, seconds in idle.by_cause.items()}
-    return {"share": round(idle.share, 4), "of_seconds": round(idle.seconds, 1), "seconds": causes}
+def _lost(lost: Lost) -> dict[str, Any]:
+    """Time that was lost, start-up left out, and what went on meanwhile."""
+    causes = {cause: round(seconds, 2) for cause, seconds in lost.by_cause.items()}
+    return {"share": round(lost.share, 4), "of_seconds": round(lost.seconds, 1), "seconds": causes}
 
 
 def _spent(path: Path) -> dict[str, Any]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from inspect import iscoroutinefunction
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar, cast
 
 from int_ray.ports import Progress
-from int_ray.timeline import COORDINATOR
+from int_ray.timeline import COORDINATOR, FIGURES
 
 Part = TypeVar("Part")
 
@@ -34,8 +36,11 @@ class Trace:
             self._file.write("[\n")
         self._process = 1 + whole.count('"process_name"')
         self._clock = time.time() - time.monotonic()
+        self._lock = RLock()  # the run folder is also written from threads
         self._threads: dict[str, int] = {}
         self._open: dict[str, int] = {}  # track -> spans that go on in it
+        self._begun: dict[str, tuple[str, int]] = {}  # track -> name and time of what goes on in it
+        self.seconds: dict[tuple[str, str], float] = {}  # track and name -> length of the last such span
         self._in_phase = False
         self._name("process_name", 0, f"run since {time.strftime('%Y-%m-%d %H:%M:%S')}")
 
@@ -55,24 +60,40 @@ class Trace:
         self._in_phase = True
         self._begin(COORDINATOR, name)
 
+    def say(self, message: str) -> None:
+        """A line of the run's story."""
+        self._write(ph="i", tid=0, ts=self._now(), name=message, s="p")
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        """What the run's live figures are now; drawn as curves."""
+        self._write(ph="C", tid=0, ts=self._now(), name=FIGURES, args=dict(values))
+
     def close(self) -> None:
         """End the last phase, close the file."""
         if self._in_phase:
             self._end(COORDINATOR)
-        self._file.close()
+        with self._lock:
+            self._file.close()
 
     def _begin(self, track: str, name: str) -> None:
-        if track not in self._threads:
-            self._threads[track] = len(self._threads) + 1
-            self._name("thread_name", self._threads[track], track)
-        self._open[track] = self._open.get(track, 0) + 1
-        if self._open[track] == 1:
-            self._write(ph="B", tid=self._threads[track], ts=self._now(), name=name)
+        with self._lock:
+            if track not in self._threads:
+                self._threads[track] = len(self._threads) + 1
+                self._name("thread_name", self._threads[track], track)
+            self._open[track] = self._open.get(track, 0) + 1
+            if self._open[track] == 1:
+                now = self._now()
+                self._begun[track] = name, now
+                self._write(ph="B", tid=self._threads[track], ts=now, name=name)
 
     def _end(self, track: str) -> None:
-        self._open[track] -= 1
-        if self._open[track] == 0:
-            self._write(ph="E", tid=self._threads[track], ts=self._now())
+        with self._lock:
+            self._open[track] -= 1
+            if self._open[track] == 0:
+                name, begun = self._begun.pop(track)
+                now = self._now()
+                self.seconds[track, name] = (now - begun) / 1e6
+                self._write(ph="E", tid=self._threads[track], ts=now)
 
     def _name(self, kind: str, thread: int, name: str) -> None:
         self._write(ph="M", tid=thread, name=kind, args={"name": name})
@@ -82,49 +103,64 @@ class Trace:
         return round((self._clock + time.monotonic()) * 1e6)
 
     def _write(self, **event: Any) -> None:
-        if not self._file.closed:  # a request that is cancelled may end later than the run
-            self._file.write(json.dumps(event | {"pid": self._process}) + ",\n")
+        with self._lock:
+            if self._file.closed:  # a request that is cancelled may end later than the run
+                return
+            try:
+                self._file.write(json.dumps(event | {"pid": self._process}) + ",\n")
+            except OSError:  # a full disk ends the recording, not the run
+                with suppress(OSError):
+                    self._file.close()
 
 
 class _Traced:
-    """Stands in for an object; some of its asynchronous methods are recorded."""
+    """Stands in for an object; some of its methods are recorded."""
 
-    def __init__(self, inner: object, trace: Trace, track: str, methods: Collection[str]) -> None:
+    def __init__(self, inner: object, trace: Trace, track: str, spans: Mapping[str, str]) -> None:
         self._inner = inner
         self._trace = trace
         self._track = track
-        self._methods = methods
+        self._spans = spans  # method -> name of its span
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._inner, name)
-        if name not in self._methods:
+        if name not in self._spans:
             return attribute
+        span = self._spans[name]
 
         async def recorded(*arguments: Any, **named: Any) -> Any:
-            with self._trace.span(self._track, name):
+            with self._trace.span(self._track, span):
                 return await attribute(*arguments, **named)
 
-        return recorded
+        def recorded_at_once(*arguments: Any, **named: Any) -> Any:
+            with self._trace.span(self._track, span):
+                return attribute(*arguments, **named)
+
+        return recorded if iscoroutinefunction(attribute) else recorded_at_once
 
 
-def traced(part: Part, trace: Trace, track: str, *methods: str) -> Part:
-    """`part`, its asynchronous `methods` recorded in `track`.
+def traced(part: Part, trace: Trace, track: str, *methods: str, **named: str) -> Part:
+    """`part`, its `methods` recorded in `track` under their names, others as `method=name`.
 
     Example: `traced(learner, trace, "learner", "patch", "reinforce", "save")`
     """
-    return cast(Part, _Traced(part, trace, track, methods))
+    return cast(Part, _Traced(part, trace, track, {method: method for method in methods} | named))
 
 
 class TracedProgress:
-    """The Progress port, its phases recorded."""
+    """The Progress port, its phases and its story recorded."""
 
     def __init__(self, inner: Progress, trace: Trace) -> None:
         self._inner = inner
         self._trace = trace
         self.advance = inner.advance
-        self.say = inner.say
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Record the phase, show it."""
         self._trace.phase(name)
         self._inner.phase(name, total)
+
+    def say(self, message: str) -> None:
+        """Record the line, show it."""
+        self._trace.say(message)
+        self._inner.say(message)

@@ -1,13 +1,17 @@
-"""How a rollout engine runs vLLM: environment variables, which come before the import, and engine arguments."""
+"""How a rollout engine runs vLLM: environment variables, which come before the import, engine arguments, requests."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from actors.engine_client import Sampling
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.training_config import LearnerConfig
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
 
 # vLLM's name of each weight_sync, and the module that its workers import to know it where vLLM itself does not.
 TRANSFER_BACKENDS = {"shm": "shm", "ipc": "plain_ipc", "nccl": "nccl"}
@@ -75,3 +79,22 @@ def engine_arguments(model: ModelConfig, rollout: RolloutConfig, learner: Learne
         "enable_chunked_prefill": False,  # it kills a CPU engine whose requests are seeded
         "kv_cache_memory_bytes": int(rollout.kv_cache_gb * 2**30),
     }
+
+
+def vllm_parameters(sampling: Sampling) -> SamplingParams:
+    """A request as vLLM has it: whole answers as token ids, with the log-prob of each sampled token."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.n,
+        seed=sampling.seed,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        logprobs=0,  # of the sampled token alone
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

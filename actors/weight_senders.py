@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 import ray
 import torch
-from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError
 from torch.distributed.tensor import DTensor
 
-from actors.ipc_handles import to_plain
+from actors.update_client import UpdateClient
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer.base import TrainerInitInfo, TrainerWeightTransferEngine, WeightSource
@@ -58,6 +56,9 @@ class FullWeights:
     """A sharded model's parameters, gathered one at a time and cast to the engines' dtype.
 
     Iterating is a collective: every rank must do it, to the end. Has the shape of vLLM's WeightSource.
+
+    From the last parameter to the first: no engine can begin before a first part has arrived, and the embedding, which
+    comes first in every model, is its largest parameter.
     """
 
     def __init__(self, model: torch.nn.Module, dtype: str) -> None:
@@ -66,8 +67,7 @@ class FullWeights:
 
     def metadata(self) -> list[Parameter]:
         """What iterating will yield; gathers nothing."""
-        named = self.model.named_parameters()
-        return [Parameter(name, self.dtype, tuple(parameter.shape)) for name, parameter in named]
+        return [Parameter(name, self.dtype, tuple(parameter.shape)) for name, parameter in self._named()]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, full in self.uncast():
@@ -75,62 +75,12 @@ class FullWeights:
 
     def uncast(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The same in the learner's dtype."""
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in self._named():
             weight = parameter.detach()
             yield name, weight.full_tensor() if isinstance(weight, DTensor) else weight
 
-
-class UpdateClient:
-    """Calls every engine and waits for all, with a deadline. Has the shape of vLLM's VLLMWeightSyncClient."""
-
-    def __init__(self, engines: Sequence[ActorHandle], workers_per_engine: int, deadline_s: float) -> None:
-        self.engines = engines
-        self.workers_per_engine = workers_per_engine
-        self.deadline_s = deadline_s
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Open the channel on every engine.
-
-        vLLM numbers the workers of one engine from `rank_offset` on; here many engines share one NCCL group.
-        """
-        infos = [dict(init_info) for _ in self.engines]
-        if "rank_offset" in init_info:
-            for index, info in enumerate(infos):
-                info["rank_offset"] = 1 + index * self.workers_per_engine
-        self._call("init_weight_transfer_engine", infos)
-
-    def start_weight_update(self) -> None:
-        """Make every engine ready for new weights."""
-        self._call("start_weight_update")
-
-    def begin_update(self, update_info: dict[str, Any]) -> Callable[[], None]:
-        """Have every engine read some weights; calling the result waits for all of them."""
-        return self._begin("update_weights", [update_info for _ in self.engines])
-
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Have every engine read the weights."""
-        if isinstance(update_info, dict) and "ipc_handles" in update_info:
-            update_info = update_info | {"ipc_handles": to_plain(update_info["ipc_handles"])}
-        self._call("update_weights", [update_info for _ in self.engines])
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put the weights in use on every engine. They stamp their version when they resume."""
-        self._call("finish_weight_update")
-
-    def _call(self, method: str, arguments: Sequence[object] | None = None) -> None:
-        self._begin(method, arguments)()
-
-    def _begin(self, method: str, arguments: Sequence[object] | None = None) -> Callable[[], None]:
-        each = [()] * len(self.engines) if arguments is None else [(argument,) for argument in arguments]
-        calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, each, strict=True)]
-
-        def wait() -> None:
-            try:
-                ray.get(calls, timeout=self.deadline_s)
-            except GetTimeoutError:
-                raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
-
-        return wait
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        return reversed(list(self.model.named_parameters()))
 
 
 class SharedMemorySender:

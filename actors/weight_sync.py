@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
 from ray.exceptions import RayError
 
-from actors.engine_client import Engine, EngineCallError, EngineDiedError, RemoteEngine, cause_of
+from actors.engine_client import Engine, EngineGroup, RemoteEngine, cause_of
+from actors.failures import EngineCallError, EngineDiedError
 from actors.fleet import Fleet, Member
-from actors.weight_senders import NativeSender, SharedMemorySender, UpdateClient, WeightSender
+from actors.update_client import UpdateClient
+from actors.weight_senders import NativeSender, SharedMemorySender, WeightSender
 from int_ray.config import ModelConfig, RolloutConfig
 from int_ray.errors import RunError
 from int_ray.training_config import LearnerConfig
@@ -28,6 +30,11 @@ class WeightSyncError(RunError):
 class SendingLearner(Protocol):
     """The part of the learner that a weight sync uses."""
 
+    @property
+    def starts(self) -> int:
+        """How often its ranks were started; new ones know of no sender."""
+        ...
+
     async def open_weight_sender(self, sender: WeightSender) -> None:
         """Hand the strategy to every rank."""
         ...
@@ -41,9 +48,14 @@ class SendingLearner(Protocol):
         ...
 
 
-def weight_sender(fleet: Fleet, model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig) -> WeightSender:
-    """The strategy that `learner.weight_sync` names, for the engines that are left."""
-    handles = [cast(RemoteEngine, member.engine).handle for member in fleet.members]
+NewSender = Callable[[Sequence[Member]], WeightSender]
+
+
+def weight_sender(
+    model: ModelConfig, rollout: RolloutConfig, learner: LearnerConfig, members: Sequence[Member]
+) -> WeightSender:
+    """The strategy that `learner.weight_sync` names, for these engines."""
+    handles = [cast(RemoteEngine, member.engine).handle for member in members]
     client = UpdateClient(handles, rollout.tensor_parallel_size, learner.deadline_s)
     if learner.weight_sync == "shm":
         return SharedMemorySender(client, model.dtype)
@@ -52,14 +64,16 @@ def weight_sender(fleet: Fleet, model: ModelConfig, rollout: RolloutConfig, lear
 
 class EngineWeightSync:
     """Implements the WeightSync port. A sender of `new_sender` goes to the learner's ranks at the first `publish`, and
-    another one whenever an engine was lost.
+    another one whenever the engines are others than before.
+
+    An engine that dies on the way is lost, and the others go on: none serves before all of it has arrived.
     """
 
     def __init__(
         self,
         fleet: Fleet,
         learner: SendingLearner,
-        new_sender: Callable[[], WeightSender],
+        new_sender: NewSender,
         canary_prompt: TokenIds,
         temperature: float,
         config: LearnerConfig,
@@ -71,50 +85,62 @@ class EngineWeightSync:
         self.temperature = temperature
         self.config = config
         self._tolerance = 0.0
-        self._opened_for: list[Member] = []  # the engines that the learner's sender knows
+        # What the learner's sender knows: which start of its ranks, and the engines.
+        self._opened_for: tuple[int, list[Member]] = 0, []
 
     async def publish(self, policy_version: int) -> Mapping[str, float]:
-        """Bring the learner's weights to every engine as `policy_version` and check them.
+        """Bring the learner's weights to every engine as `policy_version` and check them. Raises WeightSyncError."""
+        async with self.fleet.turn:
+            started = time.monotonic()
+            mean, worst = await self._bring(policy_version, self.fleet.everyone)
+            self.fleet.learner_in_step = True
+        return {"sync/seconds": time.monotonic() - started, "sync/canary_error": mean, "sync/canary_worst": worst}
 
-        Raises WeightSyncError, or EngineDiedError once weights are on their way.
-        """
-        started = time.monotonic()
-        await asyncio.gather(*map(self._pause, self.fleet.members))
-        if self._opened_for != self.fleet.members:
-            await self._within_deadline("the learner to open its weight sender", self._open())
-        await self._within_deadline("the learner to send its weights", self.learner.send_weights())
-        await self._on_engines("resume", lambda engine: engine.resume(policy_version))
-        mean, worst = await self._canary_errors(policy_version)
+    async def refresh(self) -> None:
+        """Bring what the other engines have to the recruits alone; nothing while the learner is ahead of that."""
+        async with self.fleet.turn:
+            if self.fleet.learner_in_step and self.fleet.recruits:
+                await self._bring(self.fleet.policy_version, self.fleet.recruits)
+
+    async def _bring(self, policy_version: int, members: Sequence[Member]) -> tuple[float, float]:
+        """Weights to these engines; returns the canary's errors."""
+        members = [member for member, _ in await self._on_each(members, "pause", lambda engine: engine.pause())]
+        if members and self._opened_for != (self.learner.starts, members):
+            await self._within_deadline("the learner to open its weight sender", self._open(members))
+        if members:
+            await self._within_deadline("the learner to send its weights", self.learner.send_weights())
+        resumed = await self._on_each(members, "resume", lambda engine: engine.resume(policy_version))
+        canaries = await self._on_each(
+            [member for member, _ in resumed],
+            "sample",
+            lambda engine: engine.canary(self.canary_prompt, policy_version),
+        )
+        mean, worst = await self._canary_errors([canary for _, canary in canaries])
         if not mean <= self._tolerance:  # NaN is an error too
             raise WeightSyncError(
                 f"weights version {policy_version}: engine and learner differ by {mean:.2g} in their log-probs of a "
                 f"token (learner.canary_tolerance: {self._tolerance:.2g}); the engines do not run these weights"
             )
         self.fleet.policy_version = policy_version
-        return {"sync/seconds": time.monotonic() - started, "sync/canary_error": mean, "sync/canary_worst": worst}
+        self.fleet.admit([member for member, _ in canaries if member in self.fleet.recruits])
+        return mean, worst
 
-    async def _pause(self, member: Member) -> None:
-        """Pause an engine, or go on without it if it is dead and others are left."""
-        try:
-            await self._within_deadline(f"{member.name} to pause", member.engine.pause())
-        except EngineDiedError as error:
-            self.fleet.lose(member, error)
-
-    async def _open(self) -> None:
-        members, sender = list(self.fleet.members), self.new_sender()
+    async def _open(self, members: list[Member]) -> None:
+        self._opened_for = 0, []
+        starts = self.learner.starts
+        sender = self.new_sender(members)
         await self.learner.open_weight_sender(sender)
         # bfloat16 engines round differently from the learner.
         self._tolerance = self.config.canary_tolerance or (1e-3 if sender.dtype == "float32" else 0.1)
-        self._opened_for = members
+        self._opened_for = starts, members
 
-    async def _canary_errors(self, policy_version: int) -> tuple[float, float]:
+    async def _canary_errors(self, canaries: Sequence[EngineGroup]) -> tuple[float, float]:
         """Log-prob difference of the engine that differs most: mean over its canary's tokens, and largest of all.
 
         Single unlikely tokens differ much in bfloat16. Engines with equal weights mostly draw the same canary.
         """
-        canaries = await self._on_engines("sample", lambda engine: engine.canary(self.canary_prompt, policy_version))
         recomputed: dict[bytes, Logprobs] = {}
-        errors = []
+        errors = [np.zeros(1, np.float32)]  # where no engine is left
         for canary in canaries:
             key = canary.token_ids.tobytes()
             if key not in recomputed:
@@ -126,10 +152,20 @@ class EngineWeightSync:
         # numpy's maximum, unlike Python's, is NaN if any is.
         return float(np.max([error.mean() for error in errors])), float(np.max(np.concatenate(errors)))
 
-    async def _on_engines(self, what: str, call: Callable[[Engine], Awaitable[T]]) -> list[T]:
-        return await asyncio.gather(
-            *(self._within_deadline(f"{member.name} to {what}", call(member.engine)) for member in self.fleet.members)
-        )
+    async def _on_each(
+        self, members: Sequence[Member], what: str, call: Callable[[Engine], Awaitable[T]]
+    ) -> list[tuple[Member, T]]:
+        """The engines that live and their answers; those that do not are lost."""
+
+        async def ask(member: Member) -> list[tuple[Member, T]]:
+            try:
+                return [(member, await self._within_deadline(f"{member.name} to {what}", call(member.engine)))]
+            except EngineDiedError as error:
+                self.fleet.lose(member, error)
+                return []
+
+        answers = await asyncio.gather(*map(ask, members))
+        return [one for answer in answers for one in answer]
 
     async def _within_deadline(self, what: str, call: Awaitable[T]) -> T:
         try:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import virtual_time
 from benchmarks.measure import Figure, Scale, at_least, at_most, cpu_seconds, interquartile_range
 from benchmarks.scripted import ScriptedLearner, ScriptedRollouts, config, scripted
 from int_ray.types import RunState
-from tests import virtual_time
 
 BATCH, GROUP = 32, 16  # Table 3
 SYNC_S = 0.05

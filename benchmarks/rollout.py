@@ -13,8 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from actors.engine_client import RemoteEngine
-from actors.rollout_engine import vllm_parameters
-from actors.vllm_settings import engine_arguments, engine_environment
+from actors.vllm_settings import engine_arguments, engine_environment, vllm_parameters
 from benchmarks.engines import NO_PREFIX, Settings, Shape, prompts, sampling, shape_of, with_engine
 from benchmarks.measure import Figure, Scale, at_least
 
@@ -30,7 +29,7 @@ def run(scale: Scale) -> list[Figure]:
 
 async def measure(scale: Scale, engine: RemoteEngine, settings: Settings) -> list[Figure]:
     """On an engine that has started; the bare one starts here."""
-    work = (16, 8, 48) if scale is Scale.FULL else (4, 2, 8)  # prompts, samples of each, tokens
+    work = (16, 4, 24) if scale is Scale.FULL else (4, 2, 8)  # prompts, samples of each, tokens
     measured: list[tuple[float, float]] = []
     with bare_vllm(settings, *work) as bare:
         (_, tokens), (_, expected) = await ours(engine, *work), ask(bare)  # the warm-up

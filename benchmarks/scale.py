@@ -14,13 +14,12 @@ import numpy as np
 
 from actors.fleet import Fleet
 from actors.rollout_pool import RolloutPool
+from benchmarks import virtual_time
 from benchmarks.measure import Figure, Scale, at_least, at_most
-from benchmarks.scripted import config, coordinator
+from benchmarks.scripted import Silent, Unasked, Weightless, config, coordinator
 from benchmarks.simulated_engines import HalfRight, SimulatedEngine, Stamped, Workload
 from int_ray.ports import Ports
 from int_ray.types import Problem, RunState, TokenIds, Update, UpdateBatches
-from tests import virtual_time
-from tests.fakes import FakeOracle, FakeProgress
 
 STALENESS = 4
 GROUP = 16
@@ -43,7 +42,7 @@ class Size:
     deaths: float  # shares of the groups whose engine dies halfway, and of those whose engine dies with the answer
 
 
-CLUSTER = Size(engines=4096, batch=896, iterations=12, train_s=2.0, mean_s=12.0, deaths=0.01)
+CLUSTER = Size(engines=4096, batch=896, iterations=12, train_s=0.6, mean_s=2.5, deaths=0.01)
 TOY = Size(engines=64, batch=48, iterations=8, train_s=0.04, mean_s=0.15, deaths=0.04)
 
 
@@ -64,7 +63,7 @@ class Outcome:
     rollouts: int
 
 
-class Learner:
+class Learner(Weightless):
     """Learner and weight sync of a run: takes its time, then the engines have another version."""
 
     def __init__(self, workload: Workload, fleet: Fleet, train_s: float) -> None:
@@ -77,13 +76,6 @@ class Learner:
         await asyncio.sleep(self.train_s)
         return Update(len(batches))
 
-    async def patch(self, batches: UpdateBatches) -> Update:
-        """No schedule here intervenes."""
-        raise NotImplementedError
-
-    async def save(self, folder: Path) -> None:
-        """A checkpoint without weights."""
-
     async def publish(self, policy_version: int) -> Mapping[str, float]:
         """At once."""
         self.workload.version = self.fleet.policy_version = policy_version
@@ -91,7 +83,7 @@ class Learner:
 
 
 def run(scale: Scale) -> list[Figure]:
-    """Throughput where waiting takes no time, dispatch in real time at about the same load, the bound in both.
+    """Throughput where waiting takes no time, dispatch in real time at 5,000 rollouts/s, the bound in both.
 
     Dispatch is what int_ray adds: from when a group has been submitted and an engine is due to have room for it, to the
     engine's call. The wait for a full fleet is no part of it; a busy event loop that hears late of the room is.
@@ -134,11 +126,11 @@ def simulate(size: Size, *, virtual: bool) -> Outcome:
 async def run_coordinator(size: Size, workload: Workload, folder: Path) -> None:
     """Pool, pipeline and coordinator are those of a real run."""
     settings = config(STALENESS, size.batch, GROUP, size.iterations)
-    progress = FakeProgress()
+    progress = Silent()
     fleet = Fleet([SimulatedEngine(workload) for _ in range(size.engines)], GROUP, progress)
     pool = RolloutPool(fleet, HalfRight(), encode_prompt, settings.rollout, settings.run.seed, progress)
     learner = Learner(workload, fleet, size.train_s)
-    ports = Ports(Stamped(pool), HalfRight(), FakeOracle(), progress, learner, learner)
+    ports = Ports(Stamped(pool), HalfRight(), Unasked(), progress, learner, learner)
     await coordinator(settings, ports, folder).run(RunState())
 
 

@@ -19,18 +19,21 @@ from int_ray.ports import Ports
 from int_ray.segmentation import Segmenter
 from int_ray.trigger import build_trigger
 from int_ray.types import (
+    Attempt,
     Completion,
     Intervention,
+    Logprobs,
+    OracleReply,
     Outcome,
     Problem,
     ProblemSets,
     Purpose,
     Rollout,
     RolloutGroup,
+    TokenIds,
     Update,
     UpdateBatches,
 )
-from tests.fakes import FakeGrader, FakeOracle, FakeProgress
 
 Sleep = Callable[[float], Coroutine[None, None, None]]
 RESPONSE_TOKENS = 64  # as many as a 2-core machine decodes in about such a stage
@@ -88,7 +91,29 @@ class ScriptedRollouts:
         return version
 
 
-class ScriptedLearner:
+class Weightless:
+    """The parts of a Learner that take no time here."""
+
+    async def patch(self, batches: UpdateBatches) -> Update:
+        """No schedule here intervenes."""
+        raise NotImplementedError
+
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """Nobody asks."""
+        raise NotImplementedError
+
+    async def save(self, folder: Path) -> None:
+        """A checkpoint without weights."""
+
+    async def saved(self, folder: Path) -> None:
+        """At once."""
+
+    async def restart(self, folder: Path | None) -> None:
+        """It is never lost."""
+        raise NotImplementedError
+
+
+class ScriptedLearner(Weightless):
     """Learner and weight sync: `train_s` per reinforce phase, `sync_s` per publish."""
 
     def __init__(self, rollouts: ScriptedRollouts, train_s: float, sync_s: float) -> None:
@@ -102,13 +127,6 @@ class ScriptedLearner:
         await self.span.work(self.train_s)
         return Update(len(batches))
 
-    async def patch(self, batches: UpdateBatches) -> Update:
-        """No schedule here intervenes."""
-        raise NotImplementedError
-
-    async def save(self, folder: Path) -> None:
-        """A checkpoint without weights."""
-
     async def publish(self, policy_version: int) -> Mapping[str, float]:
         """The engines go on meanwhile."""
         if policy_version == 0:
@@ -117,6 +135,31 @@ class ScriptedLearner:
             await self.span.work(self.sync_s)
         self.rollouts.version = policy_version
         return {}
+
+
+class Unasked:
+    """Oracle and grader of a run that never intervenes and whose rollouts come graded."""
+
+    async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
+        """No schedule here intervenes."""
+        raise NotImplementedError
+
+    async def grade(self, problem: Problem, completions: Sequence[Completion]) -> list[Outcome]:
+        """The script says what is right."""
+        raise NotImplementedError
+
+
+class Silent:
+    """A Progress that nobody looks at."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Not shown."""
+
+    def advance(self, amount: int = 1) -> None:
+        """Not shown."""
+
+    def say(self, message: str) -> None:
+        """Not shown."""
 
 
 def config(staleness: int, batch_size: int, n: int, iterations: int) -> Config:
@@ -148,12 +191,12 @@ def coordinator(config: Config, ports: Ports, folder: Path) -> Coordinator:
         ports, segmenter, lambda text: list(map(ord, text)), config.oracle, config.patch, config.rollout.max_tokens
     )
     trigger = build_trigger(config.schedule, config.trigger)
-    return Coordinator(config, problems, ports, round_, trigger, RunFolder(folder, tensorboard=False))
+    return Coordinator(config, problems, ports, round_, trigger, RunFolder(folder))
 
 
 def scripted(config: Config, rollouts: ScriptedRollouts, learner: ScriptedLearner, folder: Path) -> Coordinator:
     """Between scripted stages."""
-    return coordinator(config, Ports(rollouts, FakeGrader(), FakeOracle(), FakeProgress(), learner, learner), folder)
+    return coordinator(config, Ports(rollouts, Unasked(), Unasked(), Silent(), learner, learner), folder)
 
 
 def _completion() -> Completion:

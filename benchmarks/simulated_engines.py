@@ -67,6 +67,8 @@ class Workload:
 class SimulatedEngine:
     """An Engine for sampling alone, one group at a time."""
 
+    place = None  # on no machine
+
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
         self._free_at = float("-inf")  # when the last answer was due, on the loop's clock; inf while it decodes
@@ -123,6 +125,12 @@ class SimulatedEngine:
 
     async def wake(self, part: Part) -> None:
         """Nothing to take."""
+
+    async def probe(self) -> None:
+        """It never hangs."""
+
+    async def close(self) -> None:
+        """Nothing to end."""
 
     def kill(self) -> None:
         """Nothing to end."""

@@ -16,7 +16,8 @@ import ray
 import torch
 
 from actors.engine_client import RemoteEngine
-from actors.weight_senders import SharedMemorySender, UpdateClient, allocate, copy_weight, copying_threads
+from actors.update_client import UpdateClient
+from actors.weight_senders import SharedMemorySender, allocate, copy_weight, copying_threads
 from benchmarks.engines import NO_PREFIX, Settings, Shape, prompts, sampling, shape_of, with_engine
 from benchmarks.measure import Figure, Scale, alternated, at_most, paired, wall_seconds
 

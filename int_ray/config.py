@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt
 from pydantic_core import PydanticCustomError
 
+from int_ray.compare_config import CompareConfig
 from int_ray.config_section import Section
 from int_ray.data_config import EvaluationSources, ProblemsConfig
 from int_ray.oracle_config import OracleConfig
@@ -31,6 +32,11 @@ class ModelConfig(Section):
     max_length: PositiveInt = Field(description="Context in tokens: prompt and response together.")
     chat_template_kwargs: dict[str, bool | str | int] = Field(
         default_factory=dict, description="Extra arguments of the chat template, such as {enable_thinking: true}."
+    )
+    instruction: str = Field(
+        default="",
+        description="What follows every question after a blank line, such as 'Put the final answer into \\boxed{}.': "
+        "the rewards read the last box of a response.",
     )
     thinking_end: str | None = Field(default=None, description="Text that closes the thinking part, such as </think>.")
 
@@ -52,6 +58,22 @@ class RolloutConfig(Section):
         "more: a bounded queue. Above 0 needs reinforce.importance_cap.",
     )
     num_engines: PositiveInt = 1
+    max_engines: PositiveInt | None = Field(
+        default=None,
+        description="Engines that join while the run goes on, as the cluster has room for them or can add it, up to so "
+        "many in all; null: num_engines. Needs device: cuda and weight_sync: nccl.",
+    )
+    restarts: int = Field(
+        default=10,
+        ge=0,
+        description="Engines that may be lost over a run, or fail to start, and are replaced; one that leaves with a "
+        "drained node does not count.",
+    )
+    probe_s: PositiveFloat = Field(
+        default=60.0,
+        description="An engine that is silent for so long is asked for a sign of life; without one for as long again "
+        "it is killed and replaced.",
+    )
     tensor_parallel_size: PositiveInt = Field(default=1, description="GPUs per engine.")
     gpu_memory_utilization: float = Field(default=0.85, gt=0, le=1)
     kv_cache_gb: PositiveFloat = Field(default=1.0, description="KV cache of a CPU engine.")
@@ -61,7 +83,9 @@ class RolloutConfig(Section):
     )
     startup_deadline_s: PositiveFloat = 900.0
     deadline_s: PositiveFloat = Field(
-        default=3600.0, description="Longest wait for one group's rollouts, from when an engine has taken it."
+        default=3600.0,
+        description="Longest wait for one group's rollouts, from when an engine has taken it. Then the engine is "
+        "killed and replaced, and another one samples the group; one that two engines were lost to is left out.",
     )
 
 
@@ -115,6 +139,12 @@ class EvaluateConfig(Section):
     n: PositiveInt = Field(default=32, description="Rollouts per problem.")
     k: tuple[PositiveInt, ...] = Field(default=(1, 8), description="pass@k to report; none may exceed n.")
     every: int = Field(default=0, ge=0, description="Also every so many iterations; 0: only before and after.")
+    after_patch: bool = Field(default=False, description="Also right after each patch, before RL goes on.")
+    drift: bool = Field(
+        default=False,
+        description="Also how far the policy has moved from the base model: KL on one response of the base to each "
+        "problem, and the policy's own entropy.",
+    )
     # The rest is for `int-ray evaluate`; evaluations of a run in training decode as its rollouts do.
     checkpoints: dict[CheckpointName, str] = Field(
         default_factory=dict,
@@ -141,6 +171,17 @@ class HardSetConfig(Section):
     )
 
 
+class AblateConfig(Section):
+    """`int-ray ablate`: Table 1 on the problems of problems.train."""
+
+    n: PositiveInt = Field(
+        default=32, description="Rollouts per problem in every row. The paper does not give its number."
+    )
+
+
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class RunConfig(Section):
     """The run itself."""
 
@@ -149,6 +190,32 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0)
     checkpoint_every: PositiveInt = Field(default=10, description="Iterations.")
     keep_checkpoints: PositiveInt = Field(default=2, description="Older ones are deleted.")
+    keep_best: str | None = Field(
+        default=None,
+        description="Also keep the checkpoint whose evaluation had the highest figure, such as hard_test/pass@8; of "
+        "those iterations that are saved (checkpoint_every) and evaluated (evaluate.every).",
+    )
+    storage: str | None = Field(
+        default=None,
+        description="URL of a folder, such as s3://bucket/run, that gets a copy of the run with each checkpoint. "
+        "--resume auto fetches it where run.folder is empty. Credentials: as the store's own tools find them.",
+    )
+    stop_deadline_s: PositiveFloat = Field(
+        default=120.0, description="Longest that a run goes on after SIGTERM, to end an update and to save."
+    )
+    stall_warning_s: PositiveFloat = Field(
+        default=600.0, description="Without any progress for so long, a line says who is waited for; then again."
+    )
+    stall_abort_s: PositiveFloat | None = Field(
+        default=None,
+        description="Without any progress for so long the run writes stacks-*.txt and stops, to be resumed; "
+        "null: twice the longest of the deadlines in the sections rollout, learner and oracle.",
+    )
+    loggers: tuple[LoggerName, ...] = Field(
+        default=("tensorboard",),
+        description="Where numbers go beside metrics.jsonl. All but tensorboard need `pip install 'int-ray[NAME]'` and "
+        "the service's own environment variables.",
+    )
     ray_address: str | None = Field(
         default=None, description="Address of a Ray cluster; default: RAY_ADDRESS, else a local one."
     )
@@ -171,4 +238,6 @@ class Config(Section):
     learner: LearnerConfig = LearnerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     hard_set: HardSetConfig = HardSetConfig()
+    ablate: AblateConfig = AblateConfig()
+    compare: CompareConfig = CompareConfig()
     run: RunConfig

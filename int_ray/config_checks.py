@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 from int_ray.config import Config
+from int_ray.deadlines import elastic_errors
 from int_ray.oracles.spending import budget_errors
 from int_ray.training_config import OptimizerConfig
 
+SOLVING_KINDS = ("exact", "gemini", "openai")  # kinds of oracle that can write whole solutions
 Check = tuple[bool, str]  # whether it is broken, and the line that says so
 
 
@@ -20,8 +22,9 @@ def cross_field_errors(config: Config) -> list[str]:
         *_pipeline_checks(config),
         *_schedule_checks(config),
         *_oracle_checks(config),
+        *_run_checks(config),
     ]
-    return [*(message for broken, message in checks if broken), *budget_errors(config.oracle)]
+    return [*(message for broken, message in checks if broken), *elastic_errors(config), *budget_errors(config.oracle)]
 
 
 def _size_checks(config: Config) -> list[Check]:
@@ -153,10 +156,47 @@ def _schedule_checks(config: Config) -> list[Check]:
 
 
 def _oracle_checks(config: Config) -> list[Check]:
+    distills = config.schedule != "never" and config.patch.clone == "solutions"
     return [
+        (
+            distills and config.oracle.kind not in SOLVING_KINDS,
+            f"patch.clone: oracle.kind = {config.oracle.kind} writes no whole solutions; choose one of "
+            + ", ".join(SOLVING_KINDS),
+        ),
+        (
+            distills and bool(config.oracle.fallback),
+            "oracle.fallback: has no effect with patch.clone = solutions; set it to []",
+        ),
+        (
+            distills and config.patch.interventions is not None,
+            "patch.interventions: has no effect with patch.clone = solutions; set it to null",
+        ),
         (
             config.oracle.categorize and config.oracle.prompt == "chains",
             "oracle.categorize: prompt: chains has no question about categories; set it to false, or use prompt: math",
+        ),
+    ]
+
+
+def _run_checks(config: Config) -> list[Check]:
+    evaluate, best, storage = config.evaluate, config.run.keep_best, config.run.storage
+    figures = [f"{name}/pass@{k}" for name in evaluate.sets for k in evaluate.k]
+    return [
+        (
+            best is not None and best not in figures,
+            f"run.keep_best: {best!r} is no figure of this run's evaluations; choose one of {figures}",
+        ),
+        (
+            best is not None and evaluate.every == 0,
+            "run.keep_best: needs evaluations in between; set evaluate.every",
+        ),
+        (
+            storage is not None and "://" not in storage,
+            f"run.storage: {storage!r} is no URL, such as s3://bucket/run or file:///mnt/run",
+        ),
+        (
+            storage is not None and "@" in storage,
+            "run.storage: keep credentials out of the URL, which is written into the run folder",
         ),
     ]
 

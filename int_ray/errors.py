@@ -7,3 +7,11 @@ class RunError(RuntimeError):
 
 class Resumable(RunError):
     """The run stopped on purpose, with a checkpoint of where it stands."""
+
+
+class Stopped(Resumable):
+    """The run was asked to stop (SIGTERM)."""
+
+
+class LearnerError(RunError):
+    """A rank of the learner died, came late or failed: none of them can go on."""

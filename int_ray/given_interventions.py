@@ -86,7 +86,10 @@ class _Reader:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Config) -> None:
         self.encode = partial(encode_text, tokenizer)
         self.decode = partial(decode_ids, tokenizer)
-        self.encode_prompt = partial(encode_prompt, tokenizer, template_kwargs=config.model.chat_template_kwargs)
+        model = config.model
+        self.encode_prompt = partial(
+            encode_prompt, tokenizer, template_kwargs=model.chat_template_kwargs, instruction=model.instruction
+        )
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         self.vocabulary_size = len(tokenizer)
         self.config = config

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import ClassVar, get_args
 
 from int_ray.interventions import (
     Encode,
@@ -23,9 +23,10 @@ from int_ray.leaks import refuse_leaks
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.chat import OUTAGES, RETRIED, FaultName
 from int_ray.ports import CollectingPorts
+from int_ray.samples import patch_sample
 from int_ray.segmentation import Segmenter
 from int_ray.training_config import PatchConfig
-from int_ray.types import Attempt, Intervention, OracleReply, RolloutGroup, TestedIntervention
+from int_ray.types import Attempt, Intervention, RolloutGroup, TestedIntervention, TrainingSample
 from int_ray.unsolved_window import failed_rollouts
 
 UNANSWERED = frozenset(get_args(FaultName))
@@ -43,6 +44,7 @@ class RoundResult:
     refused: tuple[Refusal, ...] = ()
     faults: tuple[str, ...] = ()  # flaws of replies that did not spoil them
     outage: str | None = None  # why the oracle could not be asked about any attempt
+    cloned: ClassVar[str] = "interventions"  # what `kept` holds, for people
 
     def metrics(self) -> dict[str, float]:
         """Counts for the run's metrics."""
@@ -56,13 +58,17 @@ class RoundResult:
             "intervention/faults": len(self.faults),
         }
 
+    def samples(self, config: PatchConfig) -> list[TrainingSample]:
+        """What is cloned of `kept`."""
+        return [patch_sample(item, config) for item in self.kept]
+
     def story(self) -> str:
         """The round in one sentence."""
         problems = len({item.intervention.attempt.problem.id for item in self.kept})
         parts = [
             f"{self.num_attempts} attempts at {self.num_problems} problems: {len(self.tested)} interventions",
-            f"{len(self.refused)} refused{_counts(refusal.reason for refusal in self.refused)}",
-            f"{len(self.faults)} flaws in replies{_counts(self.faults)}" if self.faults else "",
+            f"{len(self.refused)} refused{counted_names(refusal.reason for refusal in self.refused)}",
+            f"{len(self.faults)} flaws in replies{counted_names(self.faults)}" if self.faults else "",
         ]
         return ", ".join(filter(None, parts)) + f"; {len(self.kept)} kept, on {problems} problems"
 
@@ -102,7 +108,7 @@ class InterventionRound:
             passed_over=tuple(item for item in valid if item not in chosen),
             refused=(*refused, *duplicates, *leaks),
             faults=tuple(fault for reply in replies for fault in reply.faults),
-            outage=_outage(replies),
+            outage=find_outage([reply.failure for reply in replies]),
         )
         return await self._test(result, round_)
 
@@ -145,15 +151,14 @@ class InterventionRound:
         return [replace(item, continuations=item.continuations or next(groups)) for item in tested]
 
 
-def _outage(replies: Sequence[OracleReply]) -> str | None:
+def find_outage(failures: Sequence[str | None]) -> str | None:
     """Why for now nothing gets through to the oracle; None if it answered anything, be it nonsense."""
-    failures = [reply.failure for reply in replies]
     if any(failure not in UNANSWERED for failure in failures):
         return None
     return next((failure for failure in failures if failure in OUTAGES | RETRIED), None)
 
 
-def _counts(names: Iterable[str]) -> str:
+def counted_names(names: Iterable[str]) -> str:
     """Such as ` (2 leak, 1 duplicate)`, the most frequent first."""
     counts = Counter(names).most_common()
     return f" ({', '.join(f'{count} {name}' for name, count in counts)})" if counts else ""

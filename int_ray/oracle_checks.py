@@ -13,6 +13,7 @@ from int_ray.oracle_config import OracleKindName
 from int_ray.oracles import CHECKERS
 from int_ray.oracles.api import address_mistakes, api_mistakes
 from int_ray.oracles.recorded import load_recorded
+from int_ray.oracles.teacher import SolvingChecker
 
 
 def kinds_asked(config: Config) -> tuple[OracleKindName, ...]:
@@ -45,6 +46,8 @@ def _checker_mistakes(config: Config, train: LoadedProblems) -> list[str]:
             f"oracle.checker: no checker named {name!r} is registered{meant} (there are: {known}; "
             "--plugin imports a module that registers more)"
         )
+    elif config.patch.clone == "solutions" and not isinstance(CHECKERS[name](), SolvingChecker):
+        mistakes.append(f"patch.clone: solutions: the checker {name!r} has no `solve(problem)` and writes none")
     if name == "chains" and not any(problem.solution for problem in train.problems):
         mistakes.append(
             f"problems.columns.solution: no row of {source_names(config.problems.train)} has a solution, which "

@@ -14,6 +14,7 @@ from int_ray.types import (
     Attempt,
     Completion,
     Intervention,
+    Logprobs,
     OracleReply,
     Outcome,
     Problem,
@@ -81,8 +82,23 @@ class Learner(Protocol):
         """GRPO, one optimizer update per batch (paper, section 4.3)."""
         ...
 
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """Of every token of every sequence given those before it, 0 for the first. [T] each"""
+        ...
+
     async def save(self, folder: Path) -> None:
-        """Write model (Hugging Face format), reference and optimizer into an existing empty folder."""
+        """Begin to write model (Hugging Face format), reference and optimizer into an existing empty folder.
+
+        Returns as soon as the weights may change again.
+        """
+        ...
+
+    async def saved(self, folder: Path) -> None:
+        """Wait until all that `save` began is on disk. Raises OSError as the disk did."""
+        ...
+
+    async def restart(self, folder: Path | None) -> None:
+        """End whatever is left and start anew from what `save` wrote; None: from the base model."""
         ...
 
 

@@ -131,7 +131,7 @@ def length_check(
         return lambda _: False
 
     def tokens(problem: Problem) -> int:
-        return len(encode_prompt(tokenizer, problem, config.model.chat_template_kwargs))
+        return len(encode_prompt(tokenizer, problem, config.model.chat_template_kwargs, config.model.instruction))
 
     frame = tokens(Problem("", "x", ""))
 

@@ -1,4 +1,4 @@
-"""Text of the world -> token ids of the policy, and back. Templates are applied once, to the question alone."""
+"""Text of the world -> token ids of the policy, and back. Templates are applied once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ if TYPE_CHECKING:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, problem: Problem, template_kwargs: Mapping[str, bool | str | int]
+    tokenizer: PreTrainedTokenizerBase,
+    problem: Problem,
+    template_kwargs: Mapping[str, bool | str | int],
+    instruction: str = "",
 ) -> TokenIds:
-    """The chat prompt that asks the bare question, up to where the policy's response starts. [P]"""
-    return _encode_turns(tokenizer, [{"role": "user", "content": problem.question}], template_kwargs)
+    """The chat prompt that asks the question, up to where the policy's response starts. [P]
+
+    The bare question, unless there is an `instruction` to follow it.
+    """
+    content = f"{problem.question}\n\n{instruction}" if instruction else problem.question
+    return _encode_turns(tokenizer, [{"role": "user", "content": content}], template_kwargs)
 
 
 def encode_chat(

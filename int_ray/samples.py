@@ -1,4 +1,4 @@
-"""What the learner trains on: tested interventions -> patch samples, rollout groups -> reinforce samples."""
+"""What the learner trains on: tested interventions or solutions -> SFT samples, rollout groups -> GRPO samples."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from int_ray.types import Outcome, RolloutGroup, TestedIntervention, TokenIds, T
 
 
 def patch_batches(tested: Sequence[TestedIntervention], config: PatchConfig, seed: int) -> list[list[TrainingSample]]:
-    """One batch per optimizer update, all epochs one after the other, each in an order of its own (section 4.2).
+    """What is cloned of tested interventions, as `sft_batches` (section 4.2)."""
+    return sft_batches([patch_sample(item, config) for item in tested], config, seed)
+
+
+def sft_batches(samples: Sequence[TrainingSample], config: PatchConfig, seed: int) -> list[list[TrainingSample]]:
+    """One batch per optimizer update, all epochs one after the other, each in an order of its own.
 
     The last batch of an epoch may be smaller.
     """
-    samples = [patch_sample(item, config) for item in tested]
     orders = np.random.default_rng(seed)
     return [
         [samples[index] for index in order[start : start + config.batch_size]]

@@ -34,6 +34,11 @@ class PatchOptimizerConfig(OptimizerConfig):
 class PatchConfig(Section):
     """The SFT on prefix + intervention (section 4.2). Table 4: batch 64, 16 epochs for e3-1.7B."""
 
+    clone: Literal["interventions", "solutions"] = Field(
+        default="interventions",
+        description="solutions: one whole right solution by the oracle per unsolved problem, the baseline of section 5 "
+        "(oracle.kind: exact, gemini or openai).",
+    )
     continuations: PositiveInt = Field(default=32, description="K continuations that test an intervention.")
     filter: bool = Field(default=True, description="Keep only interventions with at least one right continuation.")
     interventions: Path | None = Field(
@@ -121,4 +126,13 @@ class LearnerConfig(Section):
     startup_deadline_s: PositiveFloat = 900.0
     deadline_s: PositiveFloat = Field(
         default=3600.0, description="Longest wait for one patch, reinforce, save or sync."
+    )
+    collective_timeout_s: PositiveFloat = Field(
+        default=600.0, description="Longest wait of a rank for the others; deadline_s if that is shorter."
+    )
+    restarts: int = Field(
+        default=2, ge=0, description="How often a run starts a lost learner anew, from the last checkpoint."
+    )
+    max_skipped_updates: PositiveInt = Field(
+        default=3, description="Updates in a row whose loss or gradient is not finite that end the run."
     )

@@ -261,6 +261,7 @@ class Update:
     num_updates: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     skipped: str | None = None  # why there was nothing to train on
+    not_finite: tuple[int, ...] = ()  # of the batches, counted from 0: those without an update, as loss or gradient was
 
     @property
     def changed_weights(self) -> bool:
@@ -281,5 +282,7 @@ class RunState:
     intervention_rounds: int = 0
     window_start: int = 0  # first iteration whose failures the trigger's window may hold
     trigger: Mapping[str, float] = field(default_factory=dict)
+    outage: str | None = None  # why the oracle could not be asked in the last round
+    skipped_in_row: int = 0  # updates that were not finite since the last one that was
     submitted: int = 0  # problems sent to the engines so far
     pending: Sequence[int] = field(default_factory=list)  # numbers of those that were not trained on yet

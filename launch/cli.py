@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
 
 import typer
 
+from launch.cli_arguments import ConfigFile, DryRun, Overrides, Plugins, ResumeAuto
+from launch.cli_tools import tools
+from launch.commands import Given
 from launch.exits import EXIT_FAILED, exit_on_config_error, exit_resumable
-
-ConfigFile = Annotated[str, typer.Argument(help="YAML file, such as configs/quickstart.yaml.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Settings to change, such as trigger.patience=2.", show_default=False)
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the resolved config, resources and batch sizes; start nothing.")
-]
-ResumeAuto = Annotated[
-    Literal["auto"] | None, typer.Option("--resume", help="auto: go on with what is in run.folder, or start there.")
-]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        help="Python module to import first, such as one that calls int_ray.oracles.register_checker.",
-        show_default=False,
-    ),
-]
 
 app = typer.Typer(
     add_completion=False,
@@ -34,6 +20,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train language models by RL that gets past problems where every rollout fails (InT).",
 )
+
+
+@contextmanager
+def resumable(given: Given) -> Iterator[Given]:
+    """One line for whatever ends the command early, and the command that goes on with it."""
+    with exit_resumable(given.command, given.config, given.overrides, given.plugins):
+        yield given
 
 
 @app.callback()
@@ -82,11 +75,10 @@ def collect(
 
     Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
     """
-    arguments = overrides or []
-    with exit_resumable("collect", config, arguments, plugins or []):
-        from launch.collect import run_collection
+    with resumable(Given("collect", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
+        from launch.collect import Collection
 
-        run_collection(config, arguments, dry_run=dry_run, resumed=resume is not None, plugins=plugins or [])
+        Collection(given).run()
 
 
 @app.command(
@@ -104,11 +96,54 @@ def evaluate(
 
     Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
     """
-    arguments = overrides or []
-    with exit_resumable("evaluate", config, arguments, plugins or []):
-        from launch.evaluation import run_evaluation
+    with resumable(Given("evaluate", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
+        from launch.evaluation import Evaluation
 
-        run_evaluation(config, arguments, dry_run=dry_run, resumed=resume is not None, plugins=plugins or [])
+        Evaluation(given).run()
+
+
+@app.command(
+    epilog="Examples:  int-ray ablate configs/quickstart.yaml run.folder=runs/table1  |  "
+    "int-ray ablate FILE ablate.n=64 oracle.kind=gemini"
+)
+def ablate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    resume: ResumeAuto = None,
+    plugins: Plugins = None,
+) -> None:
+    """Fill Table 1 of the paper: the base model, from and with interventions, and four patches of it.
+
+    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
+    """
+    with resumable(Given("ablate", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
+        from launch.ablation import TableOne
+
+        TableOne(given).run()
+
+
+@app.command(
+    epilog="Examples:  int-ray compare configs/compare.yaml --seeds 3  |  "
+    "int-ray compare configs/compare.yaml --seeds 3 --resume auto"
+)
+def compare(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs of each arm; default: compare.seeds.")] = None,
+    dry_run: DryRun = False,
+    resume: ResumeAuto = None,
+    plugins: Plugins = None,
+) -> None:
+    """Train every arm of compare.arms from the same base, one after the other; judge the paper's claims by them.
+
+    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
+    """
+    changes = [*(overrides or []), *([] if seeds is None else [f"compare.seeds={seeds}"])]
+    with resumable(Given("compare", config, changes, plugins or [], dry_run, resume is not None)) as given:
+        from launch.comparison import Comparison
+
+        Comparison(given).run()
 
 
 @app.command(
@@ -127,11 +162,10 @@ def hard_set(
 
     Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
     """
-    arguments = overrides or []
-    with exit_resumable("hard-set", config, arguments, plugins or []):
-        from launch.hard_set import run_hard_set
+    with resumable(Given("hard-set", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
+        from launch.hard_set import Selection
 
-        run_hard_set(config, arguments, dry_run=dry_run, resumed=resume is not None, plugins=plugins or [])
+        Selection(given).run()
 
 
 @app.command(
@@ -178,48 +212,7 @@ def submit(
     raise typer.Exit(code)
 
 
-@app.command(epilog="Examples:  int-ray doctor  |  int-ray doctor configs/quickstart.yaml --oracle")
-def doctor(
-    config: Annotated[str | None, typer.Argument(help="YAML file; adds checks of what it needs.")] = None,
-    overrides: Overrides = None,
-    oracle: Annotated[bool, typer.Option("--oracle", help="Ask the oracle's server whether it takes the key.")] = False,
-) -> None:
-    """Check this machine: versions, GPUs, attention kernels, memory, disk, authentication, open ports.
-
-    Exit codes: 0 nothing failed, 1 something failed, 2 the config cannot be used.
-    """
-    with exit_on_config_error():
-        from launch.doctor import run_doctor
-
-        healthy = run_doctor(config, overrides or [], ask_oracle=oracle)
-    raise typer.Exit(0 if healthy else EXIT_FAILED)
-
-
-@app.command(epilog="Example:  int-ray report runs/quickstart")
-def report(
-    folder: Annotated[str, typer.Argument(help="Folder of a run, finished or not.", show_default=False)],
-) -> None:
-    """Build report.html of a run again and print its path; `int-ray train` does so at its end."""
-    with exit_on_config_error():
-        from launch.report import run_report
-
-        run_report(folder)
-
-
-@app.command(epilog="Examples:  int-ray inspect runs/quickstart  |  int-ray inspect rows.parquet --out page.html")
-def inspect(
-    source: Annotated[
-        str, typer.Argument(metavar="FILE_OR_RUN", help="Run folder, or JSONL or Parquet file.", show_default=False)
-    ],
-    out: Annotated[
-        str | None, typer.Option(help="Page to write; default: inspect.html in the run, or beside the file.")
-    ] = None,
-) -> None:
-    """Write a page to browse interventions, kept and refused, and print its path."""
-    with exit_on_config_error():
-        from launch.inspection import run_inspect
-
-        run_inspect(source, out)
+app.add_typer(tools)
 
 
 def main() -> None:

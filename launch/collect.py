@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import shlex
-from collections.abc import Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from int_ray.config import Config
-from int_ray.config_checks import engine_gpus
-from int_ray.config_file import dump_config, load_config
 from int_ray.oracles.spending import Spend, read_spend
-from int_ray.preflight import Inputs, load_inputs
-from launch.commands import command_line, program
+from int_ray.preflight import Inputs
+from launch.commands import Given, command_line, program
 from launch.console import ConsoleProgress
-from launch.preparation import (
-    check_folder,
-    check_same_problems,
-    import_plugins,
-    journalled_end,
-    report_quarantined,
-    show_plan,
-)
+from launch.experiment import OnTrainingProblems
+from launch.preparation import check_same_problems
 
 if TYPE_CHECKING:
     from actors.collector import Collected
+    from actors.run_folder import RunFolder
 
 # What only training needs is left out, and schedule: paper is what collects before anything else.
 WITHOUT_TRAINING = (
@@ -43,55 +33,46 @@ FIXED = ("model.path", "model.revision", "problems.train", "rollout.batch_size",
 BEGINS = "collecting"
 
 
-def run_collection(
-    path: str, overrides: Sequence[str], *, dry_run: bool, resumed: bool, plugins: Sequence[str] = ()
-) -> None:
-    """Raises ConfigError for what the user can fix, RunError and KeyboardInterrupt for what `--resume` goes on from."""
-    console = Console()
-    import_plugins(plugins)
-    config = load_config(path, [*overrides, *WITHOUT_TRAINING])
-    check_folder(config, BEGINS, FIXED, resumed=resumed)
-    if dry_run:
-        show_plan(config, plan(config), console)
-        return
-    with ConsoleProgress(console) as progress:
-        progress.say(f"Collecting interventions, without training; everything is written to {config.run.folder}")
-        progress.say(f"Checking the model and the problems of {path}")
-        inputs = load_inputs(config)
-        import_module("actors.collector_assembly")  # seconds: here, where a Ctrl-C ends the process at once
-        collected = asyncio.run(_collect(config, inputs, progress))
-    show_collected(collected, read_spend(config.run.folder / "oracle_calls.jsonl"), console)
-    for line in what_next(path, overrides, plugins, config, collected):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+class Collection(OnTrainingProblems["RunFolder", "Collected"]):
+    """One call of the command."""
 
+    purpose = "Collecting interventions, without training"
+    begins, fixed, without, assembly = BEGINS, FIXED, WITHOUT_TRAINING, "actors.collector_assembly"
 
-async def _collect(config: Config, inputs: Inputs, progress: ConsoleProgress) -> Collected:
-    from actors.collector_assembly import assemble_collector
-    from actors.run_folder import RunFolder
+    def sizes(self) -> list[tuple[str, str]]:
+        """Rollouts, and what is asked and tested."""
+        size, n = self.config.rollout.batch_size, self.config.rollout.n
+        return [
+            ("rollouts per chunk", f"{size} problems x {n} = {size * n}"),
+            ("attempts shown per unsolved problem", str(self.config.oracle.attempts)),
+            ("continuations per intervention", str(self.config.patch.continuations)),
+        ]
 
-    kept = check_same_problems(config.run.folder, BEGINS, {"train": inputs.problems})
-    folder = RunFolder(config.run.folder, tensorboard=False)
-    (folder.path / "config.yaml").write_text(dump_config(config))
-    folder.journal.write(BEGINS, problem_sets=kept)
-    progress.say(f"Problems: {len(inputs.problems.problems)}")
-    report_quarantined({"train": inputs.problems}, folder.path, progress)
-    with journalled_end(folder, progress):
-        async with assemble_collector(
-            config, inputs.tokenizer, inputs.problems.problems, folder, progress
-        ) as collector:
+    def event(self, loaded: Inputs) -> dict[str, Any]:
+        """Which problems they are: a chunk is a place in their order."""
+        return {"problem_sets": check_same_problems(self.config.run.folder, BEGINS, self.sets(loaded))}
+
+    def open(self) -> RunFolder:
+        """A run folder without curves."""
+        from actors.run_folder import RunFolder
+
+        return RunFolder(self.config.run.folder)
+
+    async def work(self, loaded: Inputs, folder: RunFolder, progress: ConsoleProgress) -> Collected:
+        """Collect chunk by chunk."""
+        from actors.collector_assembly import assemble_collector
+
+        problems = loaded.problems.problems
+        async with assemble_collector(self.config, loaded.tokenizer, problems, folder, progress) as collector:
             return await collector.run()
 
+    def show(self, result: Collected, console: Console) -> None:
+        """Counts and the bill."""
+        show_collected(result, read_spend(self.config.run.folder / "oracle_calls.jsonl"), console)
 
-def plan(config: Config) -> list[tuple[str, str]]:
-    """What collecting takes."""
-    size, n = config.rollout.batch_size, config.rollout.n
-    return [
-        ("rollouts per chunk", f"{size} problems x {n} = {size * n}"),
-        ("attempts shown per unsolved problem", str(config.oracle.attempts)),
-        ("continuations per intervention", str(config.patch.continuations)),
-        ("rollout engines", f"{config.rollout.num_engines} x {config.rollout.tensor_parallel_size} device(s)"),
-        ("GPUs", str(engine_gpus(config))),
-    ]
+    def what_next(self, result: Collected) -> list[str]:
+        """Reading them, training with them."""
+        return what_next(self.given, self.config, result)
 
 
 def show_collected(collected: Collected, spend: Spend, console: Console) -> None:
@@ -109,18 +90,16 @@ def show_collected(collected: Collected, spend: Spend, console: Console) -> None
     console.print(table)
 
 
-def what_next(
-    path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, collected: Collected
-) -> list[str]:
+def what_next(given: Given, config: Config, collected: Collected) -> list[str]:
     """Where the files are, and commands that can be pasted."""
     folder = config.run.folder
     read = f"To read them: {program('int-ray')} inspect {shlex.quote(str(folder))}"
     if not collected.kept:
         return ["No intervention was kept, so there is nothing to train on", read]
-    kept = [item for item in overrides if not item.startswith("run.folder=")]
-    given, trained = f"patch.interventions={folder / 'interventions.jsonl'}", f"run.folder={folder}-trained"
+    kept = [item for item in given.overrides if not item.startswith("run.folder=")]
+    interventions, trained = f"patch.interventions={folder / 'interventions.jsonl'}", f"run.folder={folder}-trained"
     return [
         f"Interventions: {folder / 'interventions.jsonl'}, and the same as .parquet",
         read,
-        f"To train with them: {command_line('train', path, [*kept, given, trained], plugins)}",
+        f"To train with them: {command_line('train', given.config, [*kept, interventions, trained], given.plugins)}",
     ]

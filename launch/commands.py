@@ -7,7 +7,20 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a command was given."""
+
+    command: str  # such as collect
+    config: str
+    overrides: Sequence[str]
+    plugins: Sequence[str]
+    dry_run: bool = False
+    resumed: bool = False
 
 
 def program(name: str) -> str:

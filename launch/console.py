@@ -67,6 +67,11 @@ class ConsoleProgress:
             self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
             self._phase = None
 
+    def forget_times(self) -> None:
+        """Count the time of every phase anew, for another run on the same console."""
+        self._close_phase()
+        self._seconds = {}
+
     def seconds(self) -> dict[str, float]:
         """Time spent in each phase; ends the current one."""
         self._close_phase()
@@ -110,21 +115,23 @@ def _story(summary: Mapping[str, Any]) -> dict[str, str]:
     run, phases, spent = summary["run"], phase_shares(summary["seconds"]), summary["oracle"].get("spent")
     return {
         "iterations": str(run["iterations"]),
+        **({"checkpoints not written": ", ".join(map(str, lost))} if (lost := run.get("lost_checkpoints")) else {}),
         "interventions": f"{run['interventions_kept']} kept of {run['interventions_tested']} tested, from "
         f"{run['interventions_from']}",
         **({"spent on the oracle": spent} if spent else {}),
         "last iteration": f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
         "time": f"{run['wall_time_s'] / 60:.1f} min: "
         + ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items()),
-        "neither sampling nor updating": _idle(summary["idle"]),
+        "neither sampling nor updating": _lost(summary["idle"], digits=0),
+        "waiting for safety and records": _lost(summary["overhead"], digits=1),
     }
 
 
-def _idle(idle: Mapping[str, Any]) -> str:
-    """Example: `8% of the time after start-up: learner save 3%, weight sync publish 2%`."""
-    largest = list(idle["seconds"].items())[:3]
-    causes = ", ".join(f"{cause} {seconds / idle['of_seconds']:.0%}" for cause, seconds in largest)
-    return f"{idle['share']:.0%} of the time after start-up" + (f", most of it in {causes}" if causes else "")
+def _lost(lost: Mapping[str, Any], digits: int) -> str:
+    """Example: `8% of the time after start-up, most of it in learner save 3%, weight sync publish 2%`."""
+    largest = list(lost["seconds"].items())[:3]
+    causes = ", ".join(f"{cause} {seconds / lost['of_seconds']:.{digits}%}" for cause, seconds in largest)
+    return f"{lost['share']:.{digits}%} of the time after start-up" + (f", most of it in {causes}" if causes else "")
 
 
 def what_next(path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, report: Path) -> list[str]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import import_module
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from int_ray.config import Config
-from int_ray.config_checks import engine_gpus
-from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.config_file import ConfigError
+from int_ray.data.problems import LoadedProblems
 from int_ray.decoding import checkpoints, decoding
 from int_ray.evaluation_inputs import EvaluationInputs, check_evaluation, load_evaluation
 from int_ray.evaluation_results import Results, headings, rows_by_set
@@ -21,15 +20,12 @@ from int_ray.journal import read_json_lines
 from int_ray.report.evaluation_page import write_evaluation_report
 from int_ray.result_folder import ResultFolder
 from launch.console import ConsoleProgress
-from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_settings
+from launch.experiment import MODEL, Experiment
 
 WITHOUT_TRAINING = ("schedule=never", "problems.mixed=null", "rollout.mixed=0", "patch.interventions=null")
 # What is sampled already depends on these, and on what `check_same` compares.
 FIXED = (
-    "model.revision",
-    "model.dtype",
-    "model.max_length",
-    "model.chat_template_kwargs",
+    *MODEL[1:],  # evaluate.checkpoints stand in the place of its path
     "problems.reward",
     "evaluate.n",
     "run.seed",
@@ -37,29 +33,67 @@ FIXED = (
 BEGINS = "evaluating"
 
 
-def run_evaluation(
-    path: str, overrides: Sequence[str], *, dry_run: bool, resumed: bool, plugins: Sequence[str] = ()
-) -> None:
-    """Raises ConfigError for what the user can fix, RunError and KeyboardInterrupt for what `--resume` goes on from."""
-    console = Console()
-    import_plugins(plugins)
-    config = load_config(path, [*overrides, *WITHOUT_TRAINING])
-    check_folder(config, BEGINS, FIXED, resumed=resumed)
-    check_same(config)
-    if dry_run:
-        show_settings(config, plan(config), check_evaluation(config), console)
-        return
-    with ConsoleProgress(console) as progress:
-        progress.say(f"Evaluating, without training; everything is written to {config.run.folder}")
-        progress.say(f"Decoding: {decoding(config)}")
-        progress.say(f"Checking the checkpoints and the problem sets of {path}")
-        inputs = load_evaluation(config)
-        import_module("actors.evaluator_assembly")  # seconds: here, where a Ctrl-C ends the process at once
-        results = asyncio.run(_evaluate(config, inputs, progress))
-    show_results(results, console)
-    report = write_evaluation_report(config.run.folder)
-    for line in (f"Results: {config.run.folder}/results.json and .md", f"Report: {report.resolve().as_uri()}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+class Evaluation(Experiment[EvaluationInputs, ResultFolder, Results]):
+    """One call of the command."""
+
+    purpose, reads = "Evaluating, without training", "the checkpoints and the problem sets"
+    begins, fixed, without, assembly = BEGINS, FIXED, WITHOUT_TRAINING, "actors.evaluator_assembly"
+
+    def check_resumed(self) -> None:
+        """The checkpoints and the decoding."""
+        check_same(self.config)
+
+    def check(self) -> list[str]:
+        """Checkpoints and problem sets; the training problems are not looked at."""
+        return check_evaluation(self.config)
+
+    def introduce(self) -> list[str]:
+        """With the decoding."""
+        first, *others = super().introduce()
+        return [first, f"Decoding: {decoding(self.config)}", *others]
+
+    def sizes(self) -> list[tuple[str, str]]:
+        """What is sampled, and how."""
+        return [
+            ("checkpoints", ", ".join(f"{name} ({path})" for name, path in checkpoints(self.config).items())),
+            ("problem sets", ", ".join(self.config.evaluate.sets)),
+            ("rollouts per problem", str(self.config.evaluate.n)),
+            ("decoding", str(decoding(self.config))),
+        ]
+
+    def load(self) -> EvaluationInputs:
+        """Tokenizers and problem sets."""
+        return load_evaluation(self.config)
+
+    def sets(self, loaded: EvaluationInputs) -> Mapping[str, LoadedProblems]:
+        """Those of evaluate.sets."""
+        return loaded.sets
+
+    def event(self, loaded: EvaluationInputs) -> dict[str, Any]:
+        """What `check_same` compares."""
+        return {"checkpoints": checkpoints(self.config), "decoding": asdict(decoding(self.config))}
+
+    def open(self) -> ResultFolder:
+        """Groups are kept as they come."""
+        return ResultFolder(self.config.run.folder)
+
+    async def work(self, loaded: EvaluationInputs, folder: ResultFolder, progress: ConsoleProgress) -> Results:
+        """Evaluate checkpoint by checkpoint."""
+        from actors.evaluator_assembly import assemble_evaluator
+
+        sets = {name: item.problems for name, item in loaded.sets.items()}
+        async with assemble_evaluator(self.config, loaded.tokenizers, sets, folder, progress) as evaluator:
+            return await evaluator.run()
+
+    def show(self, result: Results, console: Console) -> None:
+        """The scores."""
+        show_results(result, console)
+
+    def what_next(self, result: Results) -> list[str]:
+        """Files and page."""
+        folder = self.config.run.folder
+        report = write_evaluation_report(folder)
+        return [f"Results: {folder}/results.json and .md", f"Report: {report.resolve().as_uri()}"]
 
 
 def check_same(config: Config) -> None:
@@ -76,32 +110,6 @@ def check_same(config: Config) -> None:
                 mistakes.add(f"evaluate.checkpoints.{name}: {path}, but in the evaluation to resume it is {was}")
     if mistakes:
         raise ConfigError([f"{line}; keep it, or choose another run.folder" for line in sorted(mistakes)])
-
-
-async def _evaluate(config: Config, inputs: EvaluationInputs, progress: ConsoleProgress) -> Results:
-    from actors.evaluator_assembly import assemble_evaluator
-
-    folder = ResultFolder(config.run.folder)
-    (folder.path / "config.yaml").write_text(dump_config(config))
-    folder.journal.write(BEGINS, checkpoints=checkpoints(config), decoding=asdict(decoding(config)))
-    sets = {name: loaded.problems for name, loaded in inputs.sets.items()}
-    progress.say("Problems: " + ", ".join(f"{name} {len(problems)}" for name, problems in sets.items()))
-    report_quarantined(inputs.sets, folder.path, progress)
-    with journalled_end(folder, progress):
-        async with assemble_evaluator(config, inputs.tokenizers, sets, folder, progress) as evaluator:
-            return await evaluator.run()
-
-
-def plan(config: Config) -> list[tuple[str, str]]:
-    """What evaluating takes."""
-    return [
-        ("checkpoints", ", ".join(f"{name} ({path})" for name, path in checkpoints(config).items())),
-        ("problem sets", ", ".join(config.evaluate.sets)),
-        ("rollouts per problem", str(config.evaluate.n)),
-        ("decoding", str(decoding(config))),
-        ("rollout engines", f"{config.rollout.num_engines} x {config.rollout.tensor_parallel_size} device(s)"),
-        ("GPUs", str(engine_gpus(config))),
-    ]
 
 
 def show_results(results: Results, console: Console) -> None:

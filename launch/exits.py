@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -44,6 +46,23 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 @contextmanager
+def sigterm_sets(stop: asyncio.Event) -> Iterator[None]:
+    """In a running loop: the first SIGTERM sets the event; another one does what it did before."""
+    loop = asyncio.get_running_loop()
+    before = signal.getsignal(signal.SIGTERM)
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, before)
+        loop.call_soon_threadsafe(stop.set)
+
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def exit_resumable(command: str, config: str, overrides: Sequence[str], plugins: Sequence[str]) -> Iterator[None]:
     """One line for whatever ends a run early, the command that goes on with it, and an exit code."""
     go_on = f"To go on: {command_line(command, config, overrides, plugins, '--resume', 'auto')}"
@@ -53,7 +72,10 @@ def exit_resumable(command: str, config: str, overrides: Sequence[str], plugins:
         try:
             with sigterm_as_ctrl_c(), exit_on_config_error():
                 yield
-        except (RunError, TimeoutError) as error:
+        except (RunError, OSError) as error:
+            is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (is_full or isinstance(error, RunError | TimeoutError)):
+                raise
             print(f"error: {error}", file=sys.stderr)
             print(go_on, file=sys.stderr)
             raise typer.Exit(EXIT_RESUMABLE if isinstance(error, Resumable) else EXIT_FAILED) from None

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from int_ray.config import Config
-from int_ray.config_checks import engine_gpus
-from int_ray.config_file import ConfigError, dump_config, load_config
+from int_ray.config_file import ConfigError, load_config
 from int_ray.data.originals import original_rows
 from int_ray.data.rows import DataError
 from int_ray.errors import RunError
 from int_ray.hard_set import HardSet, rows_text, wave_sizes
 from int_ray.oracles.api import APIS
 from int_ray.oracles.spending import read_spend
-from int_ray.preflight import Inputs, load_inputs
+from int_ray.preflight import Inputs
 from int_ray.result_folder import ResultFolder
 from int_ray.types import Problem
-from launch.commands import command_line
+from launch.commands import Given, command_line
 from launch.console import ConsoleProgress
-from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_plan
+from launch.experiment import MODEL, OnTrainingProblems
 
 # What only training needs is left out; the sizes of its batches would be one more limit for the pool.
 WITHOUT_TRAINING = (
@@ -38,11 +34,7 @@ WITHOUT_TRAINING = (
 )
 # What is sampled already depends on these.
 FIXED = (
-    "model.path",
-    "model.revision",
-    "model.dtype",
-    "model.max_length",
-    "model.chat_template_kwargs",
+    *MODEL,
     "problems.train",
     "problems.reward",
     "rollout.temperature",
@@ -55,55 +47,56 @@ FIXED = (
 BEGINS = "selecting"
 
 
-def run_hard_set(
-    path: str, overrides: Sequence[str], *, dry_run: bool, resumed: bool, plugins: Sequence[str] = ()
-) -> None:
-    """Raises ConfigError for what the user can fix, RunError and KeyboardInterrupt for what `--resume` goes on from."""
-    console = Console()
-    import_plugins(plugins)
-    config = _load(path, overrides)
-    check_folder(config, BEGINS, FIXED, resumed=resumed)
-    if dry_run:
-        show_plan(config, plan(config), console)
-        return
-    with ConsoleProgress(console) as progress:
-        progress.say(f"Looking for hard problems, without training; everything is written to {config.run.folder}")
-        progress.say(f"Checking the model and the problems of {path}")
-        inputs = load_inputs(config)
-        import_module("actors.evaluator_assembly")  # seconds: here, where a Ctrl-C ends the process at once
-        hard_set = asyncio.run(_select(config, inputs, progress))
-    show_hard_set(config, hard_set, console)
-    for line in what_next(path, overrides, plugins, config, hard_set):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+class Selection(OnTrainingProblems[ResultFolder, HardSet]):
+    """One call of the command."""
 
+    purpose = "Looking for hard problems, without training"
+    begins, fixed, without, assembly = BEGINS, FIXED, WITHOUT_TRAINING, "actors.evaluator_assembly"
 
-def _load(path: str, overrides: Sequence[str]) -> Config:
-    """The config with an oracle only if one is to be asked. Raises ConfigError."""
-    config = load_config(path, [*overrides, *WITHOUT_TRAINING, "schedule=never"])
-    if not config.hard_set.oracle_solves:
-        return config
-    if config.oracle.kind not in APIS:
-        kinds = " or ".join(APIS)
-        raise ConfigError(
-            [f"hard_set.oracle_solves: oracle.kind = {config.oracle.kind} writes no solutions; choose {kinds}"]
-        )
-    return load_config(path, [*overrides, *WITHOUT_TRAINING, "schedule=paper"])
+    def read(self) -> Config:
+        """The config with an oracle only if one is to be asked. Raises ConfigError."""
+        path, overrides = self.given.config, [*self.given.overrides, *WITHOUT_TRAINING]
+        config = load_config(path, [*overrides, "schedule=never"])
+        if not config.hard_set.oracle_solves:
+            return config
+        if config.oracle.kind not in APIS:
+            kinds = " or ".join(APIS)
+            raise ConfigError(
+                [f"hard_set.oracle_solves: oracle.kind = {config.oracle.kind} writes no solutions; choose {kinds}"]
+            )
+        return load_config(path, [*overrides, "schedule=paper"])
 
+    def sizes(self) -> list[tuple[str, str]]:
+        """What is sampled and asked."""
+        hard_set = self.config.hard_set
+        waves = ", ".join(map(str, wave_sizes(hard_set.n)))
+        return [
+            ("rollouts per problem", f"{hard_set.n} at most, in waves of {waves}"),
+            ("problems held out for testing", f"{hard_set.test} at most"),
+            ("asked for solutions", self.config.oracle.kind if hard_set.oracle_solves else "no oracle"),
+        ]
 
-async def _select(config: Config, inputs: Inputs, progress: ConsoleProgress) -> HardSet:
-    from actors.evaluator_assembly import assemble_selector
+    def open(self) -> ResultFolder:
+        """Groups are kept as they come."""
+        return ResultFolder(self.config.run.folder)
 
-    folder = ResultFolder(config.run.folder)
-    (folder.path / "config.yaml").write_text(dump_config(config))
-    folder.journal.write(BEGINS)
-    problems = inputs.problems.problems
-    progress.say(f"Problems: {len(problems)}")
-    report_quarantined({"train": inputs.problems}, folder.path, progress)
-    with journalled_end(folder, progress):
-        async with assemble_selector(config, inputs.tokenizer, problems, folder, progress) as selector:
+    async def work(self, loaded: Inputs, folder: ResultFolder, progress: ConsoleProgress) -> HardSet:
+        """Select, and write the splits."""
+        from actors.evaluator_assembly import assemble_selector
+
+        problems = loaded.problems.problems
+        async with assemble_selector(self.config, loaded.tokenizer, problems, folder, progress) as selector:
             hard_set, train, test = await selector.run()
-        write_files(config, folder, hard_set, {"hard_train": train, "hard_test": test})
-    return hard_set
+        write_files(self.config, folder, hard_set, {"hard_train": train, "hard_test": test})
+        return hard_set
+
+    def show(self, result: HardSet, console: Console) -> None:
+        """Counts and the bill."""
+        show_hard_set(self.config, result, console)
+
+    def what_next(self, result: HardSet) -> list[str]:
+        """Training on them."""
+        return what_next(self.given, self.config, result)
 
 
 def write_files(config: Config, folder: ResultFolder, hard_set: HardSet, splits: dict[str, list[Problem]]) -> None:
@@ -122,18 +115,6 @@ def write_files(config: Config, folder: ResultFolder, hard_set: HardSet, splits:
     replace_file(folder.path / "summary.md", f"# Hard problems of {config.model.path}\n\n{summary}")
 
 
-def plan(config: Config) -> list[tuple[str, str]]:
-    """What selecting takes."""
-    waves = wave_sizes(config.hard_set.n)
-    return [
-        ("rollouts per problem", f"{config.hard_set.n} at most, in waves of {', '.join(map(str, waves))}"),
-        ("problems held out for testing", f"{config.hard_set.test} at most"),
-        ("asked for solutions", config.oracle.kind if config.hard_set.oracle_solves else "no oracle"),
-        ("rollout engines", f"{config.rollout.num_engines} x {config.rollout.tensor_parallel_size} device(s)"),
-        ("GPUs", str(engine_gpus(config))),
-    ]
-
-
 def show_hard_set(config: Config, hard_set: HardSet, console: Console) -> None:
     """Counts, and the bill."""
     table = Table("", "", title="Hard problems", show_header=False)
@@ -145,21 +126,19 @@ def show_hard_set(config: Config, hard_set: HardSet, console: Console) -> None:
     console.print(table)
 
 
-def what_next(
-    path: str, overrides: Sequence[str], plugins: Sequence[str], config: Config, hard_set: HardSet
-) -> list[str]:
+def what_next(given: Given, config: Config, hard_set: HardSet) -> list[str]:
     """Where the files are, and a command that can be pasted."""
     folder = config.run.folder
     if not hard_set.train:
         return ["No problem is hard, so there is nothing to train on"]
-    kept = [item for item in overrides if not item.startswith(("run.folder=", "problems.train=", "hard_set."))]
-    given = [f"problems.train={_source(folder / 'hard_train.jsonl')}"]
+    kept = [item for item in given.overrides if not item.startswith(("run.folder=", "problems.train=", "hard_set."))]
+    found = [f"problems.train={_source(folder / 'hard_train.jsonl')}"]
     if hard_set.test:
-        given.append(f"evaluate.sets.hard_test={_source(folder / 'hard_test.jsonl')}")
-    given.append(f"run.folder={folder}-trained")
+        found.append(f"evaluate.sets.hard_test={_source(folder / 'hard_test.jsonl')}")
+    found.append(f"run.folder={folder}-trained")
     return [
         f"Problems: {folder / 'hard_train.jsonl'} and hard_test.jsonl; how they were found: summary.md",
-        f"To train with them: {command_line('train', path, [*kept, *given], plugins)}",
+        f"To train with them: {command_line('train', given.config, [*kept, *found], given.plugins)}",
     ]
 
 

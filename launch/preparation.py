@@ -16,6 +16,7 @@ from rich.table import Table
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.data.problems import LoadedProblems, write_quarantine
+from int_ray.errors import Stopped
 from int_ray.given_interventions import LoadedInterventions
 from int_ray.journal import read_json_lines
 from int_ray.ports import Progress
@@ -141,7 +142,7 @@ def journalled_end(folder: RunFolder | ResultFolder, progress: ConsoleProgress) 
     try:
         yield
         ended = "finished"
-    except (asyncio.CancelledError, KeyboardInterrupt):
+    except (asyncio.CancelledError, KeyboardInterrupt, Stopped):
         ended = "interrupted"
         raise
     finally:

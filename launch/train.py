@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from actors.checkpoint import CheckpointError, Checkpoints, verify
+from actors.storage import open_storage
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.model_checks import require_trainable
 from int_ray.preflight import Inputs, is_local, load_inputs, require_kernels
+from int_ray.trackers import open_loggers, require_loggers
 from int_ray.types import ProblemSets, RunState
 from launch.console import ConsoleProgress, introduce, show_summary
+from launch.exits import sigterm_sets
 from launch.memory import memory_lines
 from launch.preparation import (
     check_folder,
@@ -30,6 +34,9 @@ from launch.preparation import (
     show_plan,
 )
 from launch.report import conclude
+
+if TYPE_CHECKING:
+    from actors.coordinator import Coordinator
 
 # A resumed run cannot change these: they say which problems an iteration has and what its saved trigger means.
 FIXED = (
@@ -43,12 +50,16 @@ FIXED = (
 )
 
 
+Assemble = Callable[..., "AbstractAsyncContextManager[Coordinator]"]  # called as actors.assembly.assemble is
+
+
 @dataclass(frozen=True)
 class Start:
     """Where training begins: a state and, unless it is a fresh run, the checkpoint that holds the weights."""
 
     state: RunState
     checkpoint: Path | None
+    passed_over: tuple[str, ...] = ()  # what is wrong with newer checkpoints
 
 
 def run_training(
@@ -58,6 +69,8 @@ def run_training(
     console = Console()
     import_plugins(plugins)
     config = load_config(path, overrides)
+    if config.run.storage is not None and not dry_run:
+        fetch_run(config.run.folder, config.run.storage, resume, console)
     start = find_start(config, resume)
     if dry_run:
         show_plan(config, batch_arithmetic(config), console)
@@ -71,26 +84,29 @@ def run_training(
             progress.say(line)
         progress.say(f"Checking the model and the problems of {path}")
         require_kernels(config)
+        require_loggers(config)
         inputs = load_inputs(config)
         require_trainable(config)
         for line in memory_lines(config):
             progress.say(line)
-        import_module("actors.assembly")  # seconds of imports: here, where a Ctrl-C ends the process at once
-        summary = asyncio.run(_train(config, inputs, start, progress))
+        assembly = import_module("actors.assembly")  # seconds: here, where a Ctrl-C ends the process at once
+        summary = asyncio.run(train(config, inputs, start, progress, assembly.assemble))
     show_summary(summary, console)
     for line in conclude(path, overrides, plugins, config):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-async def _train(config: Config, inputs: Inputs, start: Start, progress: ConsoleProgress) -> dict[str, Any]:
-    from actors.assembly import assemble
+async def train(
+    config: Config, inputs: Inputs, start: Start, progress: ConsoleProgress, assemble: Assemble
+) -> dict[str, Any]:
+    """One run in its folder, from `start` to the end; returns its summary, which is written down as well."""
     from actors.run_folder import RunFolder, write_json
     from actors.summary import summarise
 
     began = time.monotonic()
     trained_on = {"train": inputs.problems, "mixed": inputs.mixed}
     kept = check_same_problems(config.run.folder, "started", trained_on)
-    folder = RunFolder(config.run.folder)
+    folder = RunFolder(config.run.folder, open_loggers(config, progress.say))
     (folder.path / "config.yaml").write_text(dump_config(config))
     _report_start(inputs, start, folder.path, progress)
     folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule, problem_sets=kept)
@@ -100,7 +116,8 @@ async def _train(config: Config, inputs: Inputs, start: Start, progress: Console
         async with assemble(
             config, inputs.tokenizer, problems, folder, progress, checkpoint=start.checkpoint
         ) as coordinator:
-            state = await coordinator.run(start.state)
+            with sigterm_sets(coordinator.stop):
+                state = await coordinator.run(start.state, start.checkpoint)
         summary = summarise(folder, state, time.monotonic() - began, progress.seconds())
         write_json(folder.path / "summary.json", summary)
     return summary
@@ -108,12 +125,29 @@ async def _train(config: Config, inputs: Inputs, start: Start, progress: Console
 
 def _report_start(inputs: Inputs, start: Start, folder: Path, progress: ConsoleProgress) -> None:
     """Say where the run begins and what was loaded; rows that cannot be used are listed in the run folder."""
+    for mistake in start.passed_over:
+        progress.say(f"Passed over, and renamed to .corrupt: {mistake}")
     if start.checkpoint is not None:
+        if start.passed_over:
+            Checkpoints(start.checkpoint.parent, 1).set_aside(start.checkpoint)
         progress.say(f"Going on after iteration {start.state.iteration}, from {start.checkpoint}")
     mixed = {"mixed": inputs.mixed} if inputs.mixed.problems else {}
     loaded = {"train": inputs.problems, **mixed, **inputs.evaluation_sets}
     progress.say("Problems: " + ", ".join(f"{name} {len(item.problems)}" for name, item in loaded.items()))
     report_quarantined({**loaded, "interventions": inputs.interventions}, folder, progress)
+
+
+def fetch_run(folder: Path, url: str, resume: str | None, console: Console) -> None:
+    """Where a run is to go on whose folder is not there or empty, bring what `url` has. Raises ConfigError."""
+    storage = open_storage(url)
+    if resume != "auto" or (folder.exists() and any(folder.iterdir())):
+        return
+    try:
+        name = storage.fetch(folder)
+    except (CheckpointError, OSError) as error:
+        raise ConfigError([f"run.storage: {error}"]) from None
+    if name is not None:
+        console.print(f"Fetched {name} of {url}", markup=False, highlight=False, soft_wrap=True)
 
 
 def find_start(config: Config, resume: str | None) -> Start:
@@ -122,7 +156,10 @@ def find_start(config: Config, resume: str | None) -> Start:
     if resume is None:
         return Start(RunState(), None)
     try:
-        checkpoint = Checkpoints(config.run.folder / "checkpoints", 1).latest() if resume == "auto" else Path(resume)
-        return Start(verify(checkpoint), checkpoint) if checkpoint else Start(RunState(), None)
+        if resume != "auto":
+            return Start(verify(Path(resume)), Path(resume))
+        checkpoint, mistakes = Checkpoints(config.run.folder / "checkpoints", 1).latest()
+        state = verify(checkpoint) if checkpoint else RunState()
+        return Start(state, checkpoint, tuple(map(str, mistakes)))
     except CheckpointError as error:
         raise ConfigError([f"--resume: {error}"]) from None

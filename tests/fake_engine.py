@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import numpy as np
 
 from actors.engine_client import EngineGroup, Sampling
 from int_ray.types import TokenIds
+
+DEADLY = 666  # a prompt that kills the engine
 
 
 class FakeEngine:
@@ -20,6 +23,8 @@ class FakeEngine:
         self.asked: list[Sampling] = []
 
     async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
+        if prompt_ids[0] == DEADLY:
+            os._exit(1)
         if sampling.max_tokens > 1000:
             raise ValueError("cannot decode that much\nand a second line")
         self.in_flight += 1
@@ -34,6 +39,15 @@ class FakeEngine:
         logprobs, offsets = np.zeros(2 * n, np.float32), np.arange(0, 2 * n + 1, 2)
         return EngineGroup(ids, logprobs, offsets, ("",) * n, (True,) * n, sampling.seed, self.version)
 
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def probe(self) -> None:
+        pass
+
     async def counts(self) -> tuple[int, int]:
         return len(self.asked), self.most_in_flight
 
@@ -42,3 +56,10 @@ class FakeEngine:
 
     async def now_in_flight(self) -> int:
         return self.in_flight
+
+
+class SpawnedEngine(FakeEngine):
+    """The same with the arguments of a RolloutEngine."""
+
+    def __init__(self, *settings: object) -> None:
+        super().__init__()

@@ -14,6 +14,7 @@ from int_ray.types import (
     Attempt,
     Completion,
     Intervention,
+    Logprobs,
     OracleReply,
     Outcome,
     Problem,
@@ -21,6 +22,7 @@ from int_ray.types import (
     Purpose,
     Rollout,
     RolloutGroup,
+    TokenIds,
     Update,
     UpdateBatches,
 )
@@ -105,8 +107,18 @@ class FakeLearner:
         self.policy.skill = dict.fromkeys(self.problem_ids, 1.0)
         return Update(len(batches), {"reinforce/loss": 0.1})
 
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """-1 per token and phase so far, in nats at any temperature; 0 for the first."""
+        return [np.append(0.0, np.full(len(ids) - 1, -1.0 - len(self.phases))) for ids in sequences]
+
     async def save(self, folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"weights")
+
+    async def saved(self, folder: Path) -> None:
+        await asyncio.sleep(0)
+
+    async def restart(self, folder: Path | None) -> None:
+        self.phases.append("restart")
 
 
 class FakeWeightSync:

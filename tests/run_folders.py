@@ -45,7 +45,7 @@ def write_run(
     """
     schedule = "plateau" if patched_after else "never"
     config = load_config(ROOT / "configs/quickstart.yaml", [f"schedule={schedule}", f"run.iterations={len(unsolved)}"])
-    folder = RunFolder(path, tensorboard=False)
+    folder = RunFolder(path)
     (path / "config.yaml").write_text(dump_config(config))
     folder.journal.write("started", iteration=0, schedule=schedule)
     _evaluate(folder, 0, {name: groups[0] for name, groups in evaluations.items()})

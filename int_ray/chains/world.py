@@ -65,6 +65,11 @@ class Chain:
             yield value, operand, result
             value = result
 
+    @property
+    def result(self) -> int:
+        """The right answer."""
+        return [result for _, _, result in self.walk(add)][-1]
+
     def steps(self, execute: Execute = add) -> list[str]:
         """The steps of one solution, such as `["47+6=53", "53-9=44"]`."""
         return [f"{value}{operand:+d}={result}" for value, operand, result in self.walk(execute)]

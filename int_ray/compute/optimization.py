@@ -41,18 +41,19 @@ class Optimization:
             scheduler_specific_kwargs={"min_lr_rate": config.min_lr_rate} if cosine else {},
         )
 
-    def update(self) -> float:
+    def update(self, loss: float) -> float:
         """Apply the gradients of all ranks and clear them; returns their norm before clipping.
 
-        A norm that is not finite leaves weights, optimizer and schedule as they are.
+        Where it or the `loss` of all ranks is not finite, weights, optimizer and schedule stay, and NaN is returned.
         """
         parameters = [parameter for group in self.adamw.param_groups for parameter in group["params"]]
         norm = float(gather(clip_grad_norm_(parameters, self.max_grad_norm)))
-        if math.isfinite(norm):
+        is_finite = math.isfinite(norm) and math.isfinite(loss)
+        if is_finite:
             self.adamw.step()
             self.schedule.step()
         self.adamw.zero_grad()
-        return norm
+        return norm if is_finite else math.nan
 
     def state(self) -> dict[str, Any]:
         """Where the schedule stands, ready for JSON; the moments are saved apart (see actors/learner_state.py)."""
@@ -72,7 +73,7 @@ class Meter:
         self.device = device
         self.sums: Metrics = {}
         self.num_updates = 0
-        self.num_skipped = 0
+        self.not_finite: list[int] = []  # updates that were skipped, counted from 0
 
     def add(self, metrics: Metrics) -> None:
         """Add one micro-batch of this rank."""
@@ -80,16 +81,16 @@ class Meter:
             self.sums[name] = self.sums[name] + parts if name in self.sums else parts
 
     def add_update(self, grad_norm: float) -> None:
-        """Count one update, or one that was skipped because its gradient was not finite."""
+        """Count one update, or one that was skipped because its loss or gradient was not finite."""
         if math.isfinite(grad_norm):
             self.num_updates += 1
             self.add({"grad_norm": torch.tensor([grad_norm, 1.0], device=self.device)})
         else:
-            self.num_skipped += 1
+            self.not_finite.append(self.num_updates + len(self.not_finite))
 
     def means(self) -> dict[str, float]:
         """Every metric as its mean over all micro-batches and ranks; all ranks must call it."""
         sums = torch.stack(list(self.sums.values()))  # [metrics, 2]
         dist.all_reduce(sums)
         means = {name: total / count for name, (total, count) in zip(self.sums, sums.tolist(), strict=True) if count}
-        return means | {"skipped_updates": float(self.num_skipped)}
+        return means | {"skipped_updates": float(len(self.not_finite))}

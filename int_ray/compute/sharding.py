@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from int_ray.compute.policy import Policy
@@ -20,18 +21,23 @@ if TYPE_CHECKING:
 
 
 def join_ranks(config: LearnerConfig, rank: int, init_method: str) -> DeviceMesh:
-    """Meet the other ranks; a collective that waits longer than `deadline_s` fails."""
+    """Meet the other ranks. From then on a collective that waits longer than `collective_timeout_s` fails."""
     if config.device == "cpu":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # CPU ranks share one machine: open no other interface
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // config.num_ranks))
     else:
         torch.cuda.set_device(0)  # Ray shows every rank its own GPU only
+    startup = timedelta(seconds=config.startup_deadline_s)
+    # The others may take long to start. Whoever is late afterwards has died, or hangs.
+    store, _, _ = next(rendezvous(init_method, rank, config.num_ranks, timeout=startup))
+    store.set(f"here {rank}", "")
+    store.wait([f"here {other}" for other in range(config.num_ranks)], startup)
     dist.init_process_group(
         "gloo" if config.device == "cpu" else "nccl",
-        init_method=init_method,
+        store=store,
         rank=rank,
         world_size=config.num_ranks,
-        timeout=timedelta(seconds=config.deadline_s),
+        timeout=timedelta(seconds=min(config.collective_timeout_s, config.deadline_s)),
     )
     return init_device_mesh(config.device, (config.num_ranks,))
 
@@ -82,10 +88,15 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
     """The full tensor on the CPU; all ranks must take part if it is sharded."""
-    if isinstance(tensor, DTensor):
-        # An offloaded shard is on the CPU, where its mesh cannot communicate.
-        tensor = cast(DTensor, tensor.to(tensor.device_mesh.device_type)).full_tensor()
-    return tensor.detach().cpu()
+    return unshard(tensor).detach().cpu()
+
+
+def unshard(tensor: torch.Tensor) -> torch.Tensor:
+    """The full tensor; all ranks must take part if it is sharded."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # An offloaded shard is on the CPU, where its mesh cannot communicate.
+    return cast(DTensor, tensor.to(tensor.device_mesh.device_type)).full_tensor()
 
 
 def scatter_like(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

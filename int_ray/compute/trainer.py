@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from int_ray.compute.optimization import Meter, Optimization
@@ -105,9 +106,21 @@ class Trainer:
 
     def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         """Log-prob of every token given those before it; 0 for the first. [T]"""
-        sample = TrainingSample(token_ids, (np.arange(len(token_ids)) > 0).astype(np.uint8))
-        known = self.policy.logprobs(self._pack([sample], "token"), temperature)  # [T - 1]
-        return np.concatenate([np.zeros(1, np.float32), known.cpu().numpy()])
+        return self.logprobs_of([token_ids], temperature)[0]
+
+    def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """The same of several sequences, each of at most `learner.micro_batch_tokens`; all ranks compute all."""
+        lengths = [len(token_ids) for token_ids in sequences]
+        known: list[Logprobs] = [np.zeros(length, np.float32) for length in lengths]
+        (plan,) = plan_micro_batches(lengths, 1, self.settings.learner.micro_batch_tokens)
+        for indices in filter(None, plan):
+            masks = [(np.arange(lengths[index]) > 0).astype(np.uint8) for index in indices]
+            samples = [TrainingSample(sequences[index], mask) for index, mask in zip(indices, masks, strict=True)]
+            trained = self.policy.logprobs(self._pack(samples, "token"), temperature).cpu().numpy()  # [N]
+            ends = np.cumsum([lengths[index] - 1 for index in indices])
+            for index, part in zip(indices, np.split(trained, ends[:-1]), strict=True):
+                known[index][1:] = part
+        return known
 
     def _share(self, batch: Sequence[TrainingSample], computed: Sequence[TrainingSample], mean: LossMean) -> Share:
         """This rank's part of an update. All are made, and checked, before the first one changes a weight."""
@@ -123,12 +136,15 @@ class Trainer:
 
     def _update(self, optimization: Optimization, losses: Sequence[MicroBatchLoss], meter: Meter) -> None:
         """One optimizer update over this rank's micro-batches and those of the other ranks."""
+        total = torch.zeros((), device=meter.device)
         for index, micro_batch_loss in enumerate(losses, start=1):
             sync_gradients(self.policy, on=index == len(losses))
             loss, metrics = micro_batch_loss()
             (loss * self.mesh.size()).backward()  # FSDP averages over ranks; the losses are shares of a sum
+            total += loss.detach()
             meter.add(metrics)
-        meter.add_update(optimization.update())
+        dist.all_reduce(total)
+        meter.add_update(optimization.update(float(total)))
 
     def _old_logprobs(self, share: Share, is_first: bool) -> list[torch.Tensor | None]:
         """The present policy's log-probs per micro-batch; None where `_reinforce_loss` has them from elsewhere."""
@@ -184,5 +200,5 @@ def _require_rollout_logprobs(batches: UpdateBatches) -> None:
 def _report(phase: str, meter: Meter) -> Update:
     """What all ranks did together."""
     metrics = {f"{phase}/{name}": value for name, value in meter.means().items()}
-    skipped = None if meter.num_updates else "every gradient was not finite"
-    return Update(meter.num_updates, metrics, skipped)
+    skipped = None if meter.num_updates else "loss or gradient was not finite in every update"
+    return Update(meter.num_updates, metrics, skipped, tuple(meter.not_finite))

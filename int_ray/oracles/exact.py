@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from int_ray.types import Attempt, OracleReply, Proposal
+from int_ray.chains.worked_out import worked_out
+from int_ray.types import Attempt, OracleReply, Problem, Proposal
 
 
 class ExactOracle:
@@ -28,6 +29,10 @@ class ExactOracle:
         if "\\boxed" in reference[reached]:
             return OracleReply(failure="error_in_answer")
         return OracleReply((Proposal(error, reference[reached]),))
+
+    def solve(self, problem: Problem) -> str | None:
+        """A whole solution in a style of its own; None if the question is not a chain."""
+        return worked_out(problem.question)
 
 
 def _compare(reference: list[str], steps: list[str]) -> tuple[int, int | None]:

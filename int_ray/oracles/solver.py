@@ -1,11 +1,11 @@
-"""Whole solutions by the oracle's language model: what a problem set keeps only if the oracle can solve it."""
+"""Whole solutions by the oracle's language model: for problem sets that keep what it can solve, and to distill."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from int_ray.oracles.chat import Answer, Fault, Prompt
-from int_ray.oracles.paid_chat import PaidChat, Question
+from int_ray.oracles.paid_chat import Heard, PaidChat, Question
 from int_ray.types import Attempt, Completion, Outcome, Problem, Rollout
 
 _PROMPT = """\
@@ -23,8 +23,16 @@ class Solver:
 
     async def solve(self, problem: Problem) -> Answer | Fault:
         """The model's solution, or why there is none."""
-        prompt = Prompt("solve-1", (_PROMPT.format(question=problem.question),))
-        return (await self.chat.ask(Question(_no_attempt(problem), prompt))).result
+        return (await self.hear(problem)).result
+
+    async def hear(self, problem: Problem) -> Heard:
+        """The same with what it cost."""
+        return await self.chat.ask(Question(_no_attempt(problem), solve_prompt(problem)))
+
+
+def solve_prompt(problem: Problem) -> Prompt:
+    """The question, and how to answer it."""
+    return Prompt("solve-1", (_PROMPT.format(question=problem.question),))
 
 
 def as_response(text: str) -> Completion:

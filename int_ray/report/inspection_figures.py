@@ -28,7 +28,8 @@ class Histograms:
 
     locations: list[tuple[str | None, int, int]] = field(default_factory=list)  # category, location, number of steps
     interventions: list[tuple[int, int | None]] = field(default_factory=list)  # characters, tokens
-    solutions: dict[str, int] = field(default_factory=dict)  # problem -> characters
+    solutions: dict[str, int] = field(default_factory=dict)  # problem -> characters of the reference solution
+    full_solutions: list[int] = field(default_factory=list)  # tokens of what the oracle wrote to be cloned whole
     attempt_characters: int = 0
     attempt_tokens: int = 0
 
@@ -83,6 +84,14 @@ class Histograms:
         else:
             unit, ours = "tokens", [tokens for _, tokens in self.interventions if tokens is not None]
             theirs = [round(characters / ratio) for characters in self.solutions.values()]
+        if self.full_solutions and ratio is not None:
+            panels = {"interventions": ours, "full solutions": self.full_solutions}
+            return [
+                (
+                    _lengths(panels, unit),
+                    f"{caption}: replacement steps, and full solutions.",
+                )
+            ]
         if theirs:
             caption += ", and how long the problems' reference solutions are"
             caption += f" (estimated: {ratio:.1f} characters a token, as in the attempts)" if ratio else ""

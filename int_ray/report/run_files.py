@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import AliasPath, AwareDatetime, BaseModel, Field, FiniteFloat, ValidationError
@@ -21,8 +21,11 @@ SHORT = 0.01  # phases below this share of the time are shown together
 OTHER_COMMANDS = {
     "collecting": ("a collection", "int-ray inspect shows what it has"),
     "selecting": ("a set of hard problems", "its summary.md says what it has"),
+    "comparing": ("runs of several arms", "int-ray report FOLDER/seed-*/* shows them side by side"),
+    "ablating": ("an ablation without results", "int-ray ablate with --resume auto goes on with it"),
     "evaluating": ("an evaluation without results", "int-ray evaluate with --resume auto goes on with it"),
 }
+GOES_BACK = ("started", "learner_rebuilt")  # to a checkpoint; what came after it is done again
 ENDINGS = ("finished", "interrupted", "failed")
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -38,6 +41,7 @@ class Row(BaseModel):
     reward: Share = Field(alias="rollout/reward")
     unsolved: Share = Field(alias="rollout/unsolved")
     zero_advantage: Share = Field(alias="rollout/zero_advantage")
+    seconds: FiniteFloat | None = Field(default=None, alias="time/iteration_s")
 
 
 class Score(BaseModel):
@@ -62,6 +66,8 @@ class Event(BaseModel):
     tested: int = Field(default=0, alias="intervention/tested")
     kept: int = Field(default=0, alias="intervention/kept")
     outage: str | None = None  # why the oracle could not be asked
+    kl: FiniteFloat | None = None  # drift: nats per token from the base model
+    entropy: FiniteFloat | None = None  # drift: nats per token
     seconds: dict[str, FiniteFloat] = {}  # finished, interrupted, failed
 
 
@@ -69,8 +75,17 @@ class Settings(BaseModel):
     """What the report says of config.yaml beside its text."""
 
     schedule: str = "unknown"
+    seed: int = Field(default=0, validation_alias=AliasPath("run", "seed"))
+    clone: Literal["interventions", "solutions"] = Field(
+        default="interventions", validation_alias=AliasPath("patch", "clone")
+    )
     iterations: int | None = Field(default=None, validation_alias=AliasPath("run", "iterations"))
     filters: bool = Field(default=True, validation_alias=AliasPath("patch", "filter"))
+
+    @property
+    def clones_solutions(self) -> bool:
+        """Whether the patch is the baseline of section 5, distillation."""
+        return self.clone == "solutions"
 
 
 @dataclass
@@ -83,6 +98,18 @@ class Run:
     config: str = ""  # text of config.yaml
     settings: Settings = field(default_factory=Settings)
     notes: list[str] = field(default_factory=list)
+
+    def add_row(self, row: Row) -> None:
+        """The next line of metrics.jsonl; it may be of an iteration that is done again."""
+        while self.rows and self.rows[-1].iteration >= row.iteration:
+            self.rows.pop()
+        self.rows.append(row)
+
+    def add_event(self, event: Event) -> None:
+        """The next line of journal.jsonl."""
+        if event.event in GOES_BACK:
+            self.events = [earlier for earlier in self.events if earlier.iteration <= event.iteration]
+        self.events.append(event)
 
     @property
     def rounds(self) -> dict[int, Event]:
@@ -126,6 +153,16 @@ class Run:
         return {name: list(events.values()) for name, events in found.items()}
 
     @property
+    def lost_checkpoints(self) -> list[int]:
+        """Iterations whose checkpoint could not be written."""
+        return [event.iteration for event in self.events if event.event == "checkpoint_failed"]
+
+    @property
+    def drifts(self) -> list[Event]:
+        """How far the policy was from the base at each evaluation, on each set (evaluate.drift)."""
+        return [event for event in self.events if event.event == "drift"]
+
+    @property
     def ending(self) -> str | None:
         """How the last process of the run ended; None if its journal does not say."""
         return self.events[-1].event if self.events and self.events[-1].event in ENDINGS else None
@@ -146,13 +183,12 @@ def read_run(folder: Path) -> Run:
         raise ConfigError([f"{folder} holds no run: it has neither journal.jsonl nor metrics.jsonl"])
     run = Run(folder.resolve().name)
     for row in read_lines(folder / "metrics.jsonl", Row, run.notes):
-        while run.rows and run.rows[-1].iteration >= row.iteration:
-            run.rows.pop()
-        run.rows.append(row)
+        run.add_row(row)
     for event in read_lines(folder / "journal.jsonl", Event, run.notes):
-        if event.event == "started":
-            run.events = [earlier for earlier in run.events if earlier.iteration <= event.iteration]
-        run.events.append(event)
+        run.add_event(event)
+    if lost := run.lost_checkpoints:
+        iterations = ", ".join(map(str, lost))
+        run.notes.append(f"The checkpoint of iteration {iterations} could not be written; journal.jsonl says why.")
     for event in () if run.rows else run.events:
         if event.event in OTHER_COMMANDS:
             what, next_ = OTHER_COMMANDS[event.event]

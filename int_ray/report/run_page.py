@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.examples import choose_examples, read_examples
 from int_ray.report.figures import before_and_after, curve, time_shares, timeline
+from int_ray.report.inspection_figures import Histograms
+from int_ray.report.lines import Line
 from int_ray.report.page import render, write_page
-from int_ray.report.run_files import Run, phase_shares, read_run
+from int_ray.report.run_files import Run, phase_shares, read_lines, read_run
 from int_ray.report.verdict import judge
 from int_ray.timeline import read_spans
 
@@ -25,7 +29,7 @@ def write_report(folder: Path) -> Path:
     Raises ConfigError if it is no run, or the page cannot be written.
     """
     run = read_run(folder)
-    examples = choose_examples(read_examples(folder, run))
+    examples = [] if run.settings.clones_solutions else choose_examples(read_examples(folder, run))
     by_figure: dict[str, list[Comparison]] = {}
     for item in compare_evaluations(run):
         by_figure.setdefault(item.figure, []).append(item)
@@ -42,6 +46,7 @@ def write_report(folder: Path) -> Path:
         timeline=timeline(read_spans(folder / "trace.json")),
         minutes=sum(run.seconds.values()) / 60,
         examples=examples,
+        histograms=_histograms(folder, run),
         facts=_facts(run),
     )
     path = folder / "report.html"
@@ -49,11 +54,22 @@ def write_report(folder: Path) -> Path:
     return path
 
 
+def _histograms(folder: Path, run: Run) -> list[tuple[Markup, str]]:
+    """Where interventions are and how long: figures with captions."""
+    histograms = Histograms()
+    for iteration in run.rounds:
+        path = folder / "interventions" / f"iteration_{iteration:06d}.jsonl"
+        for line in read_lines(path, Line, []):  # what cannot be read is noted for the examples already
+            histograms.add(line)
+    return histograms.figures()
+
+
 def _facts(run: Run) -> dict[str, object]:
     facts: dict[str, object] = {"iterations": f"{len(run.rows)} of {run.settings.iterations or '?'}"}
     if run.rounds:
-        facts["interventions from"] = run.origin
-        facts["interventions tested"] = sum(event.tested for event in run.rounds.values())
-        facts["interventions kept"] = sum(event.kept for event in run.rounds.values())
+        what = run.settings.clone
+        facts[f"{what} from"] = run.origin
+        facts[f"{what} tested"] = sum(event.tested for event in run.rounds.values())
+        facts[f"{what} kept"] = sum(event.kept for event in run.rounds.values())
         facts["patches after iteration"] = ", ".join(map(str, run.patches)) or "none"
     return facts | {"ended": run.ending or "not yet"}

@@ -90,15 +90,17 @@ def _rounds(run: Run) -> list[str]:
     if not tested:
         if not run.num_answered:
             return ["No intervention of the file could be used."]
-        return ["The oracle was asked, but no intervention came of it."]
+        return [f"The oracle was asked, but no {run.settings.clone[:-1]} came of it."]
+    plural = "s" if len(run.patches) > 1 else ""
+    when = f"after iteration{plural} {', '.join(map(str, run.patches))}"
+    patched = f" The policy was patched with them {when}." if run.patches else " There was no patch."
+    if run.settings.clones_solutions:
+        return [f"{kept} of {counted(tested, 'full solution')} by the oracle were right, and cloned.{patched}"]
     helped = (
         "helped: going on from its own steps and the new one, the policy reached a right answer"
         if run.settings.filters
         else "were used, without a test"
     )
-    plural = "s" if len(run.patches) > 1 else ""
-    when = f"after iteration{plural} {', '.join(map(str, run.patches))}"
-    patched = f" The policy was patched with them {when}." if run.patches else " There was no patch."
     origin = f" from {run.origin}" if 0 in run.rounds else ""
     return [f"{kept} of {counted(tested, 'intervention')}{origin} {helped}.{patched}"]
 

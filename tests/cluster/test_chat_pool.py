@@ -112,21 +112,20 @@ async def ask_until_back(pool: ChatPool) -> Answer | Fault:
         await asyncio.sleep(0.2)
 
 
-def test_a_worker_that_hangs_is_a_timeout(monkeypatch: pytest.MonkeyPatch):
+def test_a_worker_that_hangs_is_a_timeout_and_starts_anew(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("actors.chat_pool.GRACE_S", 0.0)
 
-    async def stop_and_ask(pool: ChatPool) -> Answer | Fault:
-        pid = await pid_of(pool)
+    async def stop_and_ask(pool: ChatPool) -> tuple[Answer | Fault, Answer | Fault]:
+        os.kill(await pid_of(pool), signal.SIGSTOP)
         pool.deadline_s = 1.0
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            return await pool.ask(QUESTION)
-        finally:
-            os.kill(pid, signal.SIGCONT)
+        fault = await pool.ask(QUESTION)
+        pool.deadline_s = 60.0
+        return fault, await ask_until_back(pool)
 
     with OpenAIServer(fourteen) as server:
-        outcome = use("openai", openai_config(server), stop_and_ask)
-    assert outcome == Fault("timeout", "the oracle worker hangs")
+        fault, answer = use("openai", openai_config(server), stop_and_ask)
+    assert fault == Fault("timeout", "the oracle worker hangs; it starts anew")
+    assert answer == Answer("14", input_tokens=1, output_tokens=10)
 
 
 async def ask(pool: ChatPool) -> Answer | Fault:

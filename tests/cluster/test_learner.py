@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -22,6 +25,7 @@ from actors.learner import Learner, LearnerError
 from actors.learner_rank import LearnerRank, LearnerSettings
 from int_ray.compute import trainer
 from int_ray.compute.optimization import Optimization
+from int_ray.compute.shards import read_shards
 from int_ray.config import ModelConfig
 from int_ray.training_config import LearnerConfig, OptimizerConfig, PatchConfig, PatchOptimizerConfig, ReinforceConfig
 from int_ray.types import TrainingSample, Update
@@ -29,6 +33,7 @@ from tests.factories import tiny_checkpoint
 
 SFT = PatchOptimizerConfig(learning_rate=1e-3, lr_schedule="cosine_with_min_lr", warmup_ratio=0.2)
 RL = OptimizerConfig(learning_rate=3e-4, betas=(0.9, 0.99), lr_schedule="cosine_with_min_lr")
+TWO_RANKS = {"num_ranks": 2, "micro_batch_tokens": 30, "activation_checkpointing": "selective", "head_chunk": 7}
 Weights = dict[str, torch.Tensor]
 
 
@@ -74,7 +79,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def initial(one_rank: Learner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a fresh learner saves: loading it resets one."""
     folder = tmp_path_factory.mktemp("initial")
-    asyncio.run(one_rank.save(folder))
+    save(one_rank, folder)
     return folder
 
 
@@ -86,14 +91,21 @@ def one_rank(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
 @pytest.fixture(scope="module")
 def two_ranks(ray_cluster: None, checkpoint: Path) -> Iterator[Learner]:
     """Its micro-batches are small, too, one to three samples instead of all, and it recomputes activations."""
-    options = {"num_ranks": 2, "micro_batch_tokens": 30, "activation_checkpointing": "selective", "head_chunk": 7}
-    yield from start(settings(checkpoint, options))
+    yield from start(settings(checkpoint, TWO_RANKS))
+
+
+def save(learner: Learner, folder: Path) -> None:
+    async def whole() -> None:
+        await learner.save(folder)
+        await learner.saved(folder)
+
+    asyncio.run(whole())
 
 
 def weights(learner: Learner, folder: Path) -> Weights:
     folder.mkdir(exist_ok=True)
-    asyncio.run(learner.save(folder))
-    return load_file(folder / "model.safetensors")
+    save(learner, folder)
+    return dict(read_shards(folder, "model"))
 
 
 def run(learner: Learner, initial: Path, phase: str, batches: list[list[TrainingSample]]) -> Update:
@@ -171,6 +183,31 @@ def test_reinforce_metrics(two_ranks: Learner, initial: Path) -> None:
     assert single["reinforce/clip_fraction"] == single["reinforce/approx_kl"] == 0
 
 
+def test_a_reset_learner_begins_anew_with_other_settings(
+    two_ranks: Learner, checkpoint: Path, initial: Path, tmp_path: Path
+) -> None:
+    base = load_file(initial / "model.safetensors")
+    run(two_ranks, initial, "patch", [samples(1)] * 2)
+    asyncio.run(two_ranks.reinforce([samples(2)]))
+    still = settings(checkpoint, TWO_RANKS, optimizer=OptimizerConfig(learning_rate=1e-12))
+    asyncio.run(two_ranks.reset(still))
+    assert_same(weights(two_ranks, tmp_path / "reset"), base, 0.0)
+    assert not (tmp_path / "reset" / "learner" / "optimizer.safetensors").exists()
+    asyncio.run(two_ranks.reinforce([samples(2)]))
+    assert_same(weights(two_ranks, tmp_path / "still"), base, 1e-9)  # the other learning rate
+    asyncio.run(two_ranks.reset(settings(checkpoint, TWO_RANKS)))
+    again, fresh = asyncio.run(two_ranks.reinforce([samples(2)])), run(two_ranks, initial, "reinforce", [samples(2)])
+    assert again.metrics == pytest.approx(fresh.metrics, abs=1e-6)
+
+
+def test_logprobs_of_several_sequences_are_those_of_each(two_ranks: Learner, initial: Path) -> None:
+    asyncio.run(two_ranks.load(initial))
+    sequences = [sample.token_ids for sample in samples(3)]
+    together = asyncio.run(two_ranks.logprobs_of(sequences, 1.0))
+    for token_ids, logprobs in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(logprobs, asyncio.run(two_ranks.logprobs(token_ids, 1.0)), atol=1e-5)
+
+
 def test_saved_model_in_plain_transformers_has_the_learners_logprobs(
     two_ranks: Learner, initial: Path, tmp_path: Path
 ) -> None:
@@ -185,7 +222,10 @@ def test_saved_model_in_plain_transformers_has_the_learners_logprobs(
     np.testing.assert_allclose(ours[1:], logprobs.numpy(), atol=1e-5)
     assert AutoTokenizer.from_pretrained(tmp_path).chat_template
     assert model.config.architectures == ["Qwen3ForCausalLM"]
-    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["model.safetensors"]
+    shards = sorted(path.name for path in tmp_path.glob("*.safetensors"))
+    assert shards == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert max(sizes) < 0.6 * sum(sizes)
 
 
 def test_a_loaded_learner_continues_identically(
@@ -212,8 +252,8 @@ def test_a_patch_starts_a_new_phase_with_a_new_reference(two_ranks: Learner, ini
     assert not (initial / "learner" / "reference").exists()
     asyncio.run(two_ranks.patch([samples(3)]))
     patched = weights(two_ranks, tmp_path)
-    assert not (tmp_path / "learner" / "optimizer.safetensors").exists()
-    assert_same(load_file(tmp_path / "learner" / "reference" / "model.safetensors"), patched, 0)
+    assert not list((tmp_path / "learner").glob("optimizer*"))
+    assert_same(dict(read_shards(tmp_path / "learner" / "reference", "model")), patched, 0)
     assert asyncio.run(two_ranks.reinforce([samples(1)])).metrics["reinforce/ref_kl"] == 0
 
 
@@ -221,7 +261,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(two_ranks: Learner, initial: P
     poison = [TrainingSample(samples(1)[0].token_ids, samples(1)[0].loss_mask, advantage=np.nan), *samples(2)]
     update = run(two_ranks, initial, "reinforce", [poison])
     assert (update.num_updates, update.metrics["reinforce/skipped_updates"]) == (0, 1)
-    assert update.skipped and not update.changed_weights
+    assert update.skipped and not update.changed_weights and update.not_finite == (0,)
     assert_same(weights(two_ranks, tmp_path / "poisoned"), load_file(initial / "model.safetensors"), 0)
     asyncio.run(two_ranks.reinforce([samples(1)]))
     after = weights(two_ranks, tmp_path / "after")
@@ -259,6 +299,62 @@ def test_late_and_dead_ranks_are_named(ray_cluster: None) -> None:
         ray.kill(rank)
 
 
+def pid_of(learner: Learner, rank: int) -> int:
+    handle: Any = learner.ranks[rank]
+    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()))
+
+
+def test_a_learner_whose_rank_died_starts_anew_from_a_checkpoint(
+    ray_cluster: None, checkpoint: Path, initial: Path, tmp_path: Path
+) -> None:
+    learner = asyncio.run(Learner.start(settings(checkpoint, {"num_ranks": 2, "micro_batch_tokens": 30})))
+    try:
+        run(learner, initial, "patch", [samples(1)])
+        saved = weights(learner, tmp_path / "saved")
+        asyncio.run(learner.reinforce([samples(2)]))
+        expected = weights(learner, tmp_path / "expected")
+        pids = [pid_of(learner, rank) for rank in range(2)]
+
+        async def lose() -> None:
+            working = asyncio.create_task(learner.reinforce([samples(3)] * 200))
+            await asyncio.sleep(0.5)
+            os.kill(pids[1], signal.SIGKILL)
+            await working
+
+        with pytest.raises(LearnerError, match=r"a learner rank (died during|failed in) reinforce: "):
+            asyncio.run(lose())
+        asyncio.run(learner.restart(tmp_path / "saved"))
+        _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=60)
+        assert not alive and learner.starts == 2
+        assert_same(weights(learner, tmp_path / "restarted"), saved, 0)
+        asyncio.run(learner.reinforce([samples(2)]))
+        assert_same(weights(learner, tmp_path / "again"), expected, 0)
+    finally:
+        learner.close()
+
+
+def test_what_changes_after_a_snapshot_is_not_in_it(one_rank: Learner, initial: Path, tmp_path: Path) -> None:
+    async def save_and_train() -> None:
+        await one_rank.load(initial)
+        await one_rank.save(tmp_path)
+        await one_rank.patch([samples(1)] * 3)
+        await one_rank.saved(tmp_path)
+
+    asyncio.run(save_and_train())
+    assert_same(dict(read_shards(tmp_path, "model")), dict(read_shards(initial, "model")), 0)
+
+
+def test_a_disk_that_fails_is_told(two_ranks: Learner, initial: Path, tmp_path: Path) -> None:
+    async def save_into_a_folder_that_goes() -> None:
+        await two_ranks.save(tmp_path)
+        await two_ranks.saved(tmp_path)
+
+    asyncio.run(two_ranks.load(initial))
+    (tmp_path / "model-00002-of-00002.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError):
+        asyncio.run(save_into_a_folder_that_goes())
+
+
 def test_a_model_that_is_not_there_is_named(ray_cluster: None, tmp_path: Path) -> None:
     with pytest.raises(LearnerError, match=r"a learner rank died during start: .*nowhere"):
         asyncio.run(Learner.start(settings(tmp_path / "nowhere")))
@@ -275,7 +371,7 @@ def test_schedule_and_its_warm_up_count_updates(schedule: str, rates: list[float
     for value in [1.0, np.nan, 1.0, 1.0, 1.0]:
         model(torch.full((1, 2), value)).sum().backward()
         rate = optimization.adamw.param_groups[0]["lr"]
-        if np.isfinite(optimization.update()):  # a skipped update does not move the schedule
+        if np.isfinite(optimization.update(loss=0.0)):  # a skipped update does not move the schedule
             seen.append(rate)
     assert seen == pytest.approx(rates)
 
@@ -311,6 +407,7 @@ def test_untied_embeddings_and_no_reference(tmp_path: Path) -> None:
     with in_process(settings(untied, kl_coef=0.0), tmp_path) as rank:
         assert "reinforce/ref_kl" not in rank.reinforce([samples(1)]).metrics
         rank.save(saved)
+        rank._written.result()  # pyright: ignore
         logprobs = rank.logprobs(np.arange(9, dtype=np.int32), 1.0)
         rank.load(saved)
         assert rank.logprobs(np.arange(9, dtype=np.int32), 1.0).tolist() == logprobs.tolist()

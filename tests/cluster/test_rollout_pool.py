@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import ray
 
-from actors.engine_client import EngineDiedError, RemoteEngine
+from actors.engine_client import RemoteEngine
+from actors.failures import EngineCallError, EngineDiedError, FleetLostError
 from actors.fleet import Fleet
 from actors.rollout_pool import RolloutPool
 from int_ray.config import RolloutConfig
@@ -30,7 +31,7 @@ from int_ray.types import (
     TokenIds,
 )
 from tests.factories import attempt, problem
-from tests.fake_engine import FakeEngine
+from tests.fake_engine import DEADLY, FakeEngine
 from tests.fakes import FakeProgress
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -198,9 +199,11 @@ def test_the_same_question_gets_the_same_answer_unless_it_is_asked_anew():
 
 
 def test_nobody_decodes_for_a_call_that_has_ended():
-    setup = Setup(1, deadline_s=0.5)
-    with pytest.raises(TimeoutError, match="rollout engine 0 to write an answer"):
-        write(setup, [60_000], [60_000])
+    setup = Setup(1, max_tokens=1003)
+    slow = Start(problem(), np.array([60_000], np.int32), np.arange(5, dtype=np.int32))
+    refused = Start(problem(), np.array([1], np.int32), np.arange(1, dtype=np.int32))
+    with pytest.raises(EngineCallError, match="cannot decode that much"):
+        asyncio.run(setup.pool.continue_from([slow, refused], 2, 1.0, 0))
     wait_for(lambda: ray.get(setup.engines[0].now_in_flight.remote()) == 0)
 
 
@@ -223,20 +226,36 @@ def wait_for(condition: Callable[[], bool], deadline_s: float = 10.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_late_group_is_an_error_that_names_engine_problem_and_setting():
+def test_a_late_group_costs_its_engine_and_the_story_names_problem_and_setting():
     setup = Setup(1, deadline_s=0.3)
-    with pytest.raises(
-        TimeoutError, match=r"waited 0\.3 s \(rollout\.deadline_s\) for rollout engine 0 to sample 2 .*p0"
-    ):
+    with pytest.raises(FleetLostError, match=r"no rollout engine is left: waited 0\.3 s \(rollout\.deadline_s\) .*p0"):
         setup.sample([5000])
+    assert "rollout engine 0 is lost (waited 0.3 s" in setup.progress.story[0]
+
+
+def test_a_group_that_is_late_on_two_engines_is_left_out_and_nothing_else():
+    setup = Setup(3, deadline_s=2)
+    late, *others = setup.sample([60_000, 1, 1])
+    assert [rollout.outcome for rollout in late.rollouts] == [Outcome.ERROR] * 2 and late.is_undetermined
+    assert all(len(rollout.completion.token_ids) == 0 for rollout in late.rollouts)
+    assert all(group.any_solved for group in others) and setup.progress.done == 3
+    assert [line for line in setup.progress.story if line.startswith("problem p0 is left out: 2 rollout engines")]
+    assert len(setup.fleet.members) == 1
+
+
+def test_an_answer_that_kills_engine_after_engine_is_left_out():
+    setup = Setup(5)
+    answers = write(setup, [DEADLY], [1])
+    assert [len(answer.token_ids) for answer in answers] == [0, 2] and not answers[0].finished
+    assert len(setup.fleet.members) == 1
 
 
 def test_without_any_engine_there_is_one_clear_error():
     setup = Setup(1)
     setup.kill(0)
-    with pytest.raises(EngineDiedError, match="rollout engine 0 could not sample 2 rollouts of problem p0: Actor"):
+    with pytest.raises(FleetLostError, match="rollout engine 0 could not sample 2 rollouts of problem p0: Actor"):
         setup.sample([1])
-    with pytest.raises(EngineDiedError, match="no rollout engine is left"):
+    with pytest.raises(FleetLostError, match="no rollout engine is left"):
         setup.sample([1])
 
 

@@ -132,6 +132,14 @@ def submit(
     return done.returncode, done.stdout, done.stderr
 
 
+def watch(cluster: Cluster, job_id: str) -> tuple[int, str]:
+    """Exit code and picture, or log, of a job."""
+    command = [sys.executable, "-m", "launch.cli", "watch", job_id, "--address", cluster.url, "--once"]
+    environment = cluster.environment | {"RAY_AUTH_TOKEN": TOKEN}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout
+
+
 def job_info(cluster: Cluster, job_id: str) -> dict:
     request = urllib.request.Request(f"{cluster.url}/api/jobs/{job_id}", headers={"Authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(request, timeout=10) as answer:
@@ -168,12 +176,15 @@ def test_a_run_on_the_cluster(cluster: Cluster, tmp_path: Path):
     environment = job_info(cluster, job_id_of(said))["runtime_env"]["env_vars"]
     assert environment == {"RAY_JOB_STOP_WAIT_TIME_S": "300"}
     assert TOKEN not in log + said
+    code, shown = watch(cluster, job_id_of(said))
+    assert code == 0 and "finished" in shown and "iteration" in shown and folder.name in shown
 
 
 def test_the_exit_code_is_the_drivers(cluster: Cluster, tmp_path: Path):
-    code, log, _ = submit(cluster, f"run.folder={tmp_path / 'run'}", "problems.train=/nowhere/problems.jsonl")
+    code, log, said = submit(cluster, f"run.folder={tmp_path / 'run'}", "problems.train=/nowhere/problems.jsonl")
     assert code == 2
     assert "problems.train: /nowhere/problems.jsonl" in log
+    assert watch(cluster, job_id_of(said)) == (2, log)
 
 
 def stop(cluster: Cluster, said: str) -> None:

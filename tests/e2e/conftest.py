@@ -54,6 +54,15 @@ class Pair:
         """Patch the learner on random tokens, hard enough that every log-prob moves."""
         return run(self.learner.patch(random_batches(seed)))
 
+    def save(self, folder: Path) -> None:
+        """The learner's checkpoint, whole."""
+
+        async def whole() -> None:
+            await self.learner.save(folder)
+            await self.learner.saved(folder)
+
+        run(whole())
+
     def error(self, prompt_ids: TokenIds, group: EngineGroup) -> float:
         """Largest log-prob difference between the engine's samples and the learner."""
         return max(
@@ -112,7 +121,7 @@ async def build_pair(path: Path, num_ranks: int) -> Pair:
     settings = LearnerSettings(model, config, patch, ReinforceConfig(kl_coef=0), TEMPERATURE, 1, 0)
     (engine,), learner = await asyncio.gather(spawn_engines(model, rollout, config), Learner.start(settings))
     fleet = Fleet([engine], 2 * rollout.max_num_seqs, FakeProgress())
-    new_sender = partial(weight_sender, fleet, model, rollout, config)
+    new_sender = partial(weight_sender, model, rollout, config)
     return Pair(model, learner, engine, EngineWeightSync(fleet, learner, new_sender, PROMPT, TEMPERATURE, config))
 
 

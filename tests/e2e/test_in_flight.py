@@ -47,10 +47,10 @@ def test_a_change_to_equal_weights_changes_no_token(tied: Pair):
 def across(tied: Pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineGroup, list[Path]]:
     """Samples that began with the first checkpoint's weights, and may have ended with the second's: versions 22, 23."""
     folders = [tmp_path_factory.mktemp(name) for name in ("before", "after")]
-    run(tied.learner.save(folders[0]))
+    tied.save(folders[0])
     run(tied.sync.publish(22))
     tied.change_weights(seed=22)
-    run(tied.learner.save(folders[1]))
+    tied.save(folders[1])
     return run(sample_across(tied, 23)), folders
 
 

@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from actors.assembly import build_collecting, build_coordinator, build_weight_sync, start_compute, start_services
+from actors.assembly import build_collecting, build_coordinator, build_weight_sync, start_services
+from actors.compute import start_compute
 from actors.fleet import Fleet
 from actors.run_folder import RunFolder
 from int_ray.config import Config
@@ -92,6 +93,7 @@ def compute(local_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> It
         problems = ProblemSets(inputs.problems.problems)
         weights = build_weight_sync(config, inputs.tokenizer, problems, fleet, learner)
         await learner.save(base)
+        await learner.saved(base)
         return Compute(stack, fleet, learner, weights, base)
 
     with asyncio.Runner() as runner:
@@ -105,7 +107,7 @@ def train(compute: Compute, config: Config) -> tuple[RunState, FakeProgress]:
 
     async def run() -> RunState:
         inputs = load_inputs(config)
-        folder = RunFolder(config.run.folder, tensorboard=False)
+        folder = RunFolder(config.run.folder)
         async with AsyncExitStack() as stack:
             stack.callback(folder.close)
             services = await start_services(config, folder.path, progress, stack)

@@ -82,3 +82,5 @@ def test_interventions_free_what_plain_rl_leaves_stuck(tmp_path: Path, seed: int
     assert last_unsolved(stuck) >= 0.85
     assert difference.mean >= 0.35 and difference.low > 0
     assert summary["run"]["wall_time_s"] < 20 * 60
+    print(f"overhead: {summary['overhead']['share']:.2%}, {summary['overhead']['seconds']}")
+    assert summary["overhead"]["seconds"]  # its share depends on the machine

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from int_ray.report.run_page import write_report
+from int_ray.report.several import write_comparison
 from tests.browser import DESKTOP, PHONE, chromium, opened, overflow
+from tests.experiments import write_arm_run
 from tests.run_folders import write_run
+from tests.unit.test_claims import FREED, write_experiment
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -37,7 +40,7 @@ def test_the_report_is_whole_at_every_width(browser: Browser, report: Path, widt
     with opened(browser, report, width) as page:
         assert overflow(page) <= 0
         boxes = [figure.bounding_box() for figure in page.locator("svg").all()]
-        assert len(boxes) == 7
+        assert len(boxes) == 10
         for box in boxes:
             assert box is not None and box["width"] > 200 and box["height"] > 80
             assert box["x"] >= 0 and box["x"] + box["width"] <= width
@@ -48,6 +51,28 @@ def test_the_report_is_whole_at_every_width(browser: Browser, report: Path, widt
         page.locator("summary", has_text="Settings").click()
         assert page.locator("pre", has_text="mini_batch_size").is_visible()
         assert overflow(page) <= 0
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Over three arms with two seeds each, one of them with texts that attack the page."""
+    folder = write_experiment(tmp_path_factory.mktemp("browser") / "compare")
+    write_arm_run(folder / "seed-2/int", "int", 2, FREED, text=HOSTILE)
+    return write_comparison([folder], folder / "report.html")
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+def test_a_page_over_several_runs_is_whole_at_every_width(browser: Browser, comparison: Path, width: int):
+    with opened(browser, comparison, width) as page:
+        assert overflow(page) <= 0
+        boxes = [figure.bounding_box() for figure in page.locator("svg").all()]
+        assert len(boxes) > 6
+        for box in boxes:
+            assert box is not None and box["width"] > 200 and box["height"] > 80
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width
+        ends = page.locator("svg", has_text="distillation").first.locator("text").all_text_contents()
+        assert {"standard RL", "distillation", "InT"} <= set(ends)
+        assert page.locator(".badge", has_text="reproduced").first.is_visible()
 
 
 def test_the_helper_notices_requests_and_errors(browser: Browser, tmp_path: Path):

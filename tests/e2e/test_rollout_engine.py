@@ -14,8 +14,9 @@ import psutil
 import pytest
 import ray
 
-from actors.engine_client import EngineDiedError, EngineGroup, RemoteEngine
+from actors.engine_client import EngineGroup, RemoteEngine
 from actors.engine_spawning import close_engines, spawn_engines
+from actors.failures import EngineDiedError
 from int_ray.types import TokenIds
 from tests.e2e.conftest import (
     LONG_PROMPT,
@@ -25,6 +26,7 @@ from tests.e2e.conftest import (
     answer,
     learner_config,
     model_config,
+    random_batches,
     rollout_config,
     run,
     sampling,
@@ -104,7 +106,7 @@ class Doomed:
         self.children = self.actor.children(recursive=True)
 
     def core(self) -> psutil.Process:
-        """vLLM's process. By its size, as process titles can come late; the other child is multiprocessing's tracker."""
+        """vLLM's process. By its size, as titles can come late; the other child is multiprocessing's tracker."""
         return max(self.children, key=lambda child: child.memory_info().rss)
 
     def assert_gone(self) -> None:
@@ -117,7 +119,7 @@ def doomed(tied: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
     """Two engines that start from a checkpoint of the learner; the tests end them."""
     folder: Path = tmp_path_factory.mktemp("saved")
     tied.change_weights(seed=5)
-    run(tied.learner.save(folder))
+    tied.save(folder)
     engines = run(spawn_engines(model_config(folder), rollout_config(num_engines=2), learner_config(1)))
     yield [Doomed(engine) for engine in engines]
 
@@ -125,6 +127,51 @@ def doomed(tied: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[lis
 def test_a_checkpoint_of_the_learner_starts_an_engine_with_its_logprobs(doomed: list[Doomed], tied: Pair):
     group = run(answer(doomed[0].engine, "sample_group", PROMPT, NO_PREFIX, sampling(8, 3, 30)))
     assert tied.error(PROMPT, group) <= 1e-3
+
+
+def test_an_engine_that_joins_gets_the_weights_of_the_others_while_they_sample(doomed: list[Doomed], tied: Pair):
+    async def join() -> None:
+        fleet = tied.sync.fleet
+        await tied.learner.patch(random_batches(seed=6))
+        await tied.sync.publish(20)
+        undisturbed = await tied.engine.sample_group(PROMPT, NO_PREFIX, sampling(16, 4, 40))
+        running = asyncio.create_task(tied.engine.sample_group(PROMPT, NO_PREFIX, sampling(16, 4, 40)))
+        recruit = fleet.recruit(doomed[0].engine)
+        await tied.sync.refresh()
+        group, disturbed = await recruit.engine.sample_group(PROMPT, NO_PREFIX, sampling(8, 3, 30)), await running
+        fleet.retire(recruit)  # later syncs find it dead
+        assert recruit in fleet.members and group.policy_version == 20
+        assert tied.sync.fleet.policy_version == 20 and not disturbed.switches
+        np.testing.assert_array_equal(disturbed.token_ids, undisturbed.token_ids)
+        groups.append(group)
+
+    groups: list[EngineGroup] = []
+    run(join())
+    assert tied.error(PROMPT, groups[0]) <= 1e-3
+
+
+def test_an_engine_gives_a_sign_of_life_unless_its_process_is_stopped(doomed: list[Doomed]):
+    async def probe() -> None:
+        engine = doomed[0].engine
+        async with asyncio.timeout(60):
+            await engine.probe()
+            running = asyncio.create_task(engine.sample_group(PROMPT, NO_PREFIX, sampling(64, 0, 300)))
+            await asyncio.sleep(0.2)
+            await engine.probe()
+            await engine.pause()
+            await engine.probe()
+            await engine.resume(20)
+            await running
+        doomed[0].core().send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(engine.probe(), 3)
+        finally:
+            doomed[0].core().send_signal(signal.SIGCONT)
+        async with asyncio.timeout(60):
+            await engine.probe()
+
+    run(probe())
 
 
 def test_a_dead_vllm_process_is_one_clear_error_and_closing_leaves_nothing(doomed: list[Doomed]):

@@ -71,5 +71,14 @@ def test_every_problem_is_trained_on_once(run_folder: Path):
 def test_weights_change_in_mid_response_and_the_learner_agrees_about_all_tokens(run_folder: Path):
     switched = [rollout for rollout in rollouts(run_folder) if rollout["switches"]]
     assert switched and all(0 < at < len(one["token_ids"]) for one in switched for at in one["switches"])
-    fresh = rows(run_folder)[0]["reinforce/rollout_mismatch"]
-    assert fresh < 1e-3  # nobody else sampled
+
+
+def test_engine_and_learner_differ_by_the_versions_between_them_alone(run_folder: Path):
+    mismatches: dict[bool, list[float]] = {True: [], False: []}  # by whether all tokens are of the present version
+    for row in rows(run_folder):
+        mismatches[row["rollout/staleness_max"] == 0].append(row["reinforce/rollout_mismatch"])
+        # Over what the engine samples, learner / engine probability is 1 on average; the cap can only lower it.
+        assert 0.8 < row["reinforce/importance_weight"] < 1.1
+    assert len(mismatches[True]) >= 2  # the first iteration, and the one after the patch
+    assert max(mismatches[True]) < 1e-3
+    assert max(mismatches[True]) < max(mismatches[False])

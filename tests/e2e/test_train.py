@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from int_ray.report.live import LiveRun
 from int_ray.timeline import read_spans
 
+pytestmark = pytest.mark.timeout(1800)  # the first test to ask for it waits for the whole run
 ROOT = Path(__file__).parents[2]
 SMALL = [
     "run.iterations=4",
@@ -52,17 +54,22 @@ def events(folder: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def count_events(folder: Path, name: str) -> int:
+    return sum(event["event"] == name for event in events(folder))
+
+
 def has_event(folder: Path, name: str) -> bool:
-    return any(event["event"] == name for event in events(folder))
+    return count_events(folder, name) > 0
 
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted after its first checkpoint and then resumed to the end."""
+    """A run that was interrupted after its first checkpoint, killed twice, and then resumed to the end."""
     folder = tmp_path_factory.mktemp("train") / "run"
     process = start(folder)
     try:
-        wait_for("the first checkpoint", lambda: has_event(folder, "checkpoint") or process.poll() is not None, 240)
+        wait_for("the first checkpoint", lambda: has_event(folder, "checkpoint") or process.poll() is not None, 500)
+        assert process.poll() is None, process.communicate()[0]
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 4  # Ray, two ranks, an engine: there is something to leave behind
         interrupted = time.monotonic()
@@ -76,16 +83,51 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _, alive = psutil.wait_procs(family, timeout=max(0.0, 10 - seconds))
     assert not alive, alive
     assert "--resume auto" in output and "Traceback" not in output, output
-    resumed = start(folder, "--resume", "auto")
-    output, _ = resumed.communicate(timeout=280)
-    assert resumed.returncode == 0, output
-    (folder / "output.txt").write_text(output)
+    rounds = count_events(folder, "intervention_round")
+    killed_when(folder, "the patch", lambda: count_events(folder, "intervention_round") > rounds)
+    before = finished_groups(folder)
+    killed_when(folder, "some groups to be sampled", lambda: bool(finished_groups(folder) - before))
+    (folder / "output.txt").write_text(run_to_the_end(folder, "--resume", "auto"))
     return folder
+
+
+def run_to_the_end(folder: Path, *arguments: str) -> str:
+    process = start(folder, *arguments)
+    try:
+        output, _ = process.communicate(timeout=900)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return output
+
+
+def killed_when(folder: Path, what: str, condition: Callable[[], bool]) -> None:
+    """Resume, and kill -9 the driver as soon as the condition is met; nothing may outlive it."""
+    started = count_events(folder, "started")
+    process = start(folder, "--resume", "auto")
+    try:
+        wait_for("its start", lambda: count_events(folder, "started") > started or process.poll() is not None, 500)
+        wait_for(what, lambda: condition() or process.poll() is not None, 500)
+        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    finally:
+        process.kill()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, output
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, alive
+
+
+def finished_groups(folder: Path) -> set[bytes]:
+    """Lines of the groups that a resumed run would not sample again."""
+    try:
+        return {line for path in (folder / "groups").iterdir() for line in path.read_bytes().splitlines()}
+    except FileNotFoundError:  # a file that a checkpoint outdates is deleted
+        return set()
 
 
 def test_the_resumed_run_finishes_with_a_stall_a_patch_and_an_evaluation(run_folder: Path):
     names = [event["event"] for event in events(run_folder)]
-    assert names.count("started") == 2 and "interrupted" in names and names[-1] == "finished"
+    assert names.count("started") == 4 and "interrupted" in names and names[-1] == "finished"
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["run"]["iterations"] == 4
     assert summary["run"]["intervention_rounds"] >= 1
@@ -96,6 +138,28 @@ def test_the_resumed_run_finishes_with_a_stall_a_patch_and_an_evaluation(run_fol
     assert {row["iteration"] for row in rows} == {1, 2, 3, 4}
     assert rows[0]["rollout/unsolved"] == 1.0
     assert all(row["sync/canary_error"] < 1e-3 for row in rows if "sync/canary_error" in row)
+
+
+def test_the_resumed_run_is_to_the_last_bit_the_one_that_nothing_happened_to(run_folder: Path, tmp_path: Path):
+    run_to_the_end(tmp_path / "run")
+    ours, theirs = (metrics_rows(folder) for folder in (run_folder, tmp_path / "run"))
+    assert ours == theirs
+    for path in sorted((tmp_path / "run" / "rollouts").iterdir()):
+        assert (run_folder / "rollouts" / path.name).read_text() == path.read_text()
+    for path in sorted((tmp_path / "run" / "evaluations").rglob("*.score.json")):
+        assert (run_folder / path.relative_to(tmp_path / "run")).read_text() == path.read_text()
+    ours, theirs = (folder / "checkpoints" / "iteration_000004" for folder in (run_folder, tmp_path / "run"))
+    names = sorted(path.relative_to(theirs) for path in theirs.rglob("*.safetensors"))
+    assert len(names) >= 4  # two shards of the model, two of its reference
+    for name in names:
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+
+
+def metrics_rows(folder: Path) -> dict[int, dict[str, float]]:
+    """Iteration -> its last row, without what a clock has measured."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = ({name: row[name] for name in row if not name.startswith(("time/", "sync/seconds"))} for row in rows)
+    return {int(row["iteration"]): row for row in timeless}
 
 
 def test_the_run_folder_is_readable(run_folder: Path):
@@ -117,7 +181,7 @@ def test_the_run_folder_is_readable(run_folder: Path):
 def test_the_trace_has_the_work_of_both_processes(run_folder: Path):
     spans = read_spans(run_folder / "trace.json")
     runs = [span for span in spans if span.track == "run"]
-    assert len(runs) == 2
+    assert len(runs) == 4
     for run in runs:
         inside = {(span.track, span.name) for span in spans if run.start <= span.start and span.end <= run.end}
         assert ("rollout engine 0", "sample_group") in inside and ("weight sync", "publish") in inside
@@ -126,6 +190,19 @@ def test_the_trace_has_the_work_of_both_processes(run_folder: Path):
     }
     idle = json.loads((run_folder / "summary.json").read_text())["idle"]
     assert 0 < idle["share"] < 1 and idle["of_seconds"] == pytest.approx(sum(run.end - run.start for run in runs), 0.1)
+
+
+def test_what_safety_and_records_cost_is_told(run_folder: Path):
+    overhead = json.loads((run_folder / "summary.json").read_text())["overhead"]
+    assert 0 < overhead["share"] < 1 and "saving" in overhead["seconds"]
+    assert "safety" in (run_folder / "output.txt").read_text()
+
+
+def test_the_finished_run_can_be_watched(run_folder: Path):
+    live = LiveRun.open(run_folder)
+    assert live.run.ending == "finished" and live.iteration == 4 and live.kept >= 1
+    assert live.figures["engines"] == 1 and any("After iteration 4" in line for line in live.story)
+    assert live.figures["policy_version"] >= 1 and live.figures["learner_step_seconds"] > 0
 
 
 def test_the_checkpoint_is_an_ordinary_model_folder(run_folder: Path):

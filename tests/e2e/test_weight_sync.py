@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.weight_senders import UpdateClient
+from actors.update_client import UpdateClient
 from actors.weight_sync import EngineWeightSync, SendingLearner, WeightSyncError
 from int_ray.training_config import LearnerConfig
 from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, Pair, random_batches, run, sampling
@@ -41,6 +41,7 @@ class LateChange:
         self.pair = pair
         self.open_weight_sender = pair.learner.open_weight_sender
         self.logprobs = pair.learner.logprobs
+        self.starts = pair.learner.starts
 
     async def send_weights(self) -> object:
         sent = await self.pair.learner.send_weights()
@@ -50,7 +51,12 @@ class LateChange:
 
 def test_a_corrupted_tensor_is_a_weight_sync_error(tied: Pair):
     broken = EngineWeightSync(
-        tied.sync.fleet, tied.learner, lambda: CorruptingSender(client(tied), "float32"), PROMPT, 0.6, tied.sync.config
+        tied.sync.fleet,
+        tied.learner,
+        lambda _: CorruptingSender(client(tied), "float32"),
+        PROMPT,
+        0.6,
+        tied.sync.config,
     )
     with pytest.raises(WeightSyncError, match=r"^weights version 9: engine and learner differ by [0-9.e+]+ in"):
         run(broken.publish(9))

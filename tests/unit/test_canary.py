@@ -30,7 +30,7 @@ def publish(*differences: list[float]) -> dict[str, float]:
     sync = EngineWeightSync(
         Fleet(engines, 8, FakeProgress()),
         learner,
-        lambda: SimpleNamespace(dtype="bfloat16"),
+        lambda _: SimpleNamespace(dtype="bfloat16"),
         PROMPT,
         0.6,
         LearnerConfig(weight_sync="shm", canary_tolerance=0.1, deadline_s=5),

@@ -1,29 +1,37 @@
 from __future__ import annotations
 
-import asyncio
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from actors.checkpoint import CheckpointError, Checkpoints, verify
+from int_ray.config_file import ConfigError, load_config
 from int_ray.journal import Journal
 from int_ray.types import RunState
-from tests.fakes import FakeLearner, FakePolicy
+from launch.train import find_start
 
 
 def save(folder: Path, *iterations: int, keep: int = 2) -> Checkpoints:
     checkpoints = Checkpoints(folder, keep)
-    learner = FakeLearner(FakePolicy(), [])
     for iteration in iterations:
-        asyncio.run(checkpoints.save(RunState(iteration=iteration, trigger={"stalled": 1}), learner))
+        state = RunState(iteration=iteration, trigger={"stalled": 1})
+        partial = checkpoints.begin(state)
+        (partial / "model.safetensors").write_bytes(b"weights")
+        checkpoints.complete(partial, state)
     return checkpoints
 
 
 def test_the_newest_checkpoint_gives_the_state_back(tmp_path: Path):
     checkpoints = save(tmp_path, 1, 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000002", "iteration_000003"]
-    latest = checkpoints.latest()
-    assert latest == tmp_path / "iteration_000003"
+    latest, mistakes = checkpoints.latest()
+    assert latest == tmp_path / "iteration_000003" and not mistakes
     assert verify(latest) == RunState(iteration=3, trigger={"stalled": 1})
 
 
@@ -41,13 +49,126 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str):
         (weights.parent / "manifest.json").unlink()
     with pytest.raises(CheckpointError):
         verify(weights.parent)
-    assert checkpoints.latest() == tmp_path / "iteration_000001"
+    good, mistakes = checkpoints.latest()
+    assert good is not None and good == tmp_path / "iteration_000001" and len(mistakes) == 1
+    checkpoints.set_aside(good)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000001", "iteration_000002.corrupt"]
+    assert checkpoints.latest() == (good, [])
+
+
+def test_resume_auto_goes_on_from_the_one_before_and_a_path_to_a_bad_one_is_an_error(tmp_path: Path):
+    config = load_config("configs/quickstart.yaml", [f"run.folder={tmp_path}"])
+    save(tmp_path / "checkpoints", 1, 2)
+    bad = tmp_path / "checkpoints" / "iteration_000002"
+    (bad / "model.safetensors").write_bytes(b"Weights")
+    start = find_start(config, "auto")
+    assert start.checkpoint == bad.with_name("iteration_000001") and start.state.iteration == 1
+    (mistake,) = start.passed_over
+    assert "iteration_000002: model.safetensors is missing or differs" in mistake
+    assert bad.exists()  # until the run begins
+    with pytest.raises(ConfigError, match=r"--resume: .*model.safetensors is missing or differs"):
+        find_start(config, str(bad))
 
 
 def test_half_written_checkpoints_are_not_complete(tmp_path: Path):
-    (tmp_path / "iteration_000005.partial").mkdir(parents=True)
-    assert Checkpoints(tmp_path, 2).latest() is None
-    assert save(tmp_path, 5).latest() == tmp_path / "iteration_000005"
+    (tmp_path / "iteration_000005.partial1").mkdir(parents=True)
+    assert Checkpoints(tmp_path, 2).latest() == (None, [])
+    assert save(tmp_path, 5).latest() == (tmp_path / "iteration_000005", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_000005"]
+
+
+def test_nothing_is_renamed_where_no_checkpoint_verifies(tmp_path: Path):
+    checkpoints = save(tmp_path, 1, 2)
+    for path in tmp_path.rglob("model.safetensors"):
+        path.write_bytes(b"Weights")
+    with pytest.raises(CheckpointError, match=r"iteration_000002: model.safetensors.*iteration_000001"):
+        checkpoints.latest()
+
+
+def listed(folder: Path, name: str, content: bytes = b"weights") -> None:
+    """Add a file to the manifest, as it is on disk."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def put(path: Path) -> None:
+    path.write_bytes(b"weights")
+
+
+def link(path: Path) -> None:
+    put(path.parents[1] / "outside.json")
+    path.symlink_to("../outside.json")
+
+
+def link_folder(path: Path) -> None:
+    (path.parents[1] / "elsewhere").mkdir()
+    path.symlink_to("../elsewhere", target_is_directory=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "reason"),
+    [
+        ("pytorch_model.bin", put, "of a kind that no checkpoint holds"),
+        ("learner.pt", put, "of a kind that no checkpoint holds"),
+        ("modeling_qwen3.py", put, "of a kind that no checkpoint holds"),
+        ("link.json", link, "no plain file"),
+        ("reference", link_folder, "no plain file"),
+    ],
+)
+@pytest.mark.parametrize("in_manifest", [True, False])
+def test_a_hostile_file_is_refused_even_with_a_consistent_manifest(
+    tmp_path: Path, name: str, make: Callable[[Path], None], reason: str, in_manifest: bool
+):
+    save(tmp_path, 1)
+    folder = tmp_path / "iteration_000001"
+    make(folder / name)
+    if in_manifest:
+        listed(folder, name)
+    with pytest.raises(CheckpointError, match=reason):
+        verify(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.json", "learner/../../outside.json", "{tmp_path}/outside.json"])
+def test_a_manifest_cannot_name_what_is_outside(tmp_path: Path, name: str):
+    save(tmp_path, 1)
+    put(tmp_path / "outside.json")
+    listed(tmp_path / "iteration_000001", name.format(tmp_path=tmp_path))
+    with pytest.raises(CheckpointError, match="outside of the checkpoint"):
+        verify(tmp_path / "iteration_000001")
+
+
+def test_a_file_that_the_manifest_does_not_know_is_refused(tmp_path: Path):
+    save(tmp_path, 1)
+    put(tmp_path / "iteration_000001" / "model-00002-of-00002.safetensors")
+    with pytest.raises(CheckpointError, match="is not in the manifest"):
+        verify(tmp_path / "iteration_000001")
+
+
+def test_a_state_that_is_none_is_refused(tmp_path: Path):
+    save(tmp_path, 1)
+    folder, content = tmp_path / "iteration_000001", b'{"iteration": "many"}'
+    (folder / "state.json").write_bytes(content)
+    listed(folder, "state.json", content)
+    with pytest.raises(CheckpointError, match=r"state.json is not the state of a run"):
+        verify(folder)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, 2, {1: 0.5, 2: 0.7, 3: 0.6, 4: 0.1, 5: 0.1}.__getitem__)
+    for iteration in range(1, 6):
+        state = RunState(iteration=iteration)
+        checkpoints.complete(checkpoints.begin(state), state)
+    assert [path.name[-1] for path in checkpoints.complete_folders()] == ["2", "4", "5"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    checkpoints = save(tmp_path, 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3))
+    with pytest.raises(OSError, match="the last one took") as caught:
+        checkpoints.begin(RunState(iteration=2))
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_000001"]
 
 
 def test_the_journal_survives_a_torn_last_line(tmp_path: Path):

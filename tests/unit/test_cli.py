@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -33,17 +32,16 @@ def shell(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_help_is_instant_and_has_examples():
-    shell("--help")  # the file cache is warm from here on
-    fastest = min(_seconds("--help") for _ in range(3))
-    assert fastest < 1.0
+def test_help_loads_nothing_heavy_and_has_examples():
+    heavy = ("torch", "ray", "vllm", "transformers", "pydantic", "numpy")
+    script = (
+        "import sys; from typer.testing import CliRunner; from launch.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert loaded.stdout.strip() == "[]"
     assert "int-ray train configs/quickstart.yaml" in " ".join(shell("train", "--help").stdout.split())
-
-
-def _seconds(*arguments: str) -> float:
-    started = time.monotonic()
-    assert shell(*arguments).returncode == 0
-    return time.monotonic() - started
 
 
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
@@ -57,8 +55,8 @@ def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path: Path):
 def test_dry_run_names_what_only_a_hub_can_resolve():
     command = ["train", "configs/standard_rl_qwen3_4b.yaml", "--dry-run"]
     result = cli(*command)
-    assert result.exit_code == 2 and "problems.train: data/hard_train.jsonl" in result.stderr
-    result = cli(*command, "problems.train=someone/dataset")
+    assert result.exit_code == 2 and "problems.train: data/qwen3_4b/hard_train.jsonl" in result.stderr
+    result = cli(*command, "problems.train=someone/dataset", "evaluate.sets={}")
     assert result.exit_code == 0, result.stderr
     assert "not checked: Qwen/Qwen3-4B-Instruct-2507 is a hub name" in " ".join(result.stdout.split())
 

@@ -18,7 +18,7 @@ from int_ray.config_file import dump_config, load_config
 from int_ray.oracles.spending import Spend
 from launch.cli import app
 from launch.collect import WITHOUT_TRAINING, show_collected, what_next
-from launch.commands import program
+from launch.commands import Given, program
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = "configs/quickstart.yaml"
@@ -99,7 +99,7 @@ def test_interrupted_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launch.collect.load_inputs", interrupt)
+    monkeypatch.setattr("launch.experiment.load_inputs", interrupt)
     result = cli("collect", QUICKSTART, "run.folder=runs/no such", "oracle.attempts=2", "--plugin", "json")
     assert result.exit_code == 75
     given = f"collect {QUICKSTART} 'run.folder=runs/no such' oracle.attempts=2 --plugin json --resume auto"
@@ -120,8 +120,9 @@ def test_a_printed_program_is_found_by_a_shell(tmp_path: Path, monkeypatch: pyte
 def shown(collected: Collected, spend: Spend) -> str:
     console = Console(width=200, record=True)
     config = load_config(QUICKSTART, ["run.folder=runs/two words"])
+    given = Given("collect", QUICKSTART, ["run.folder=runs/two words", "rollout.n=4"], ["own"])
     show_collected(collected, spend, console)
-    for line in what_next(QUICKSTART, ["run.folder=runs/two words", "rollout.n=4"], ["own"], config, collected):
+    for line in what_next(given, config, collected):
         console.print(line, soft_wrap=True)
     return console.export_text()
 

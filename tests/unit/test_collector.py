@@ -120,7 +120,7 @@ def build(
         settings.patch,
         settings.rollout.max_tokens,
     )
-    run_folder = RunFolder(folder, tensorboard=False)
+    run_folder = RunFolder(folder)
     problems = [problem(index) for index in range(7)]
     collector = Collector(settings, problems, ports, round_, run_folder, TOKENIZER)
     return World(collector, rollouts, oracle, progress, run_folder)

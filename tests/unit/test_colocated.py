@@ -31,7 +31,7 @@ class Story:
         fleet = Fleet([cast(Any, self)], 8, FakeProgress())
         self.learner = ColocatedLearner(cast(Any, Work(self)), fleet, 0.5)
         self.sync = EngineWeightSync(
-            fleet, self.learner, lambda: cast(Any, self), PROMPT, 0.6, LearnerConfig(weight_sync="ipc")
+            fleet, self.learner, lambda _: cast(Any, self), PROMPT, 0.6, LearnerConfig(weight_sync="ipc")
         )
 
     async def sleep(self) -> None:
@@ -53,6 +53,8 @@ class Story:
 
 class Work:
     """The learner's side."""
+
+    starts = 1
 
     def __init__(self, story: Story) -> None:
         self.story = story

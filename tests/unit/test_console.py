@@ -41,7 +41,7 @@ def test_a_live_line_names_the_phase_on_a_terminal():
 
 
 def test_the_summary_compares_the_first_evaluation_with_the_last(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     for iteration, outcomes in ((0, "wwww"), (2, "cwww"), (4, "cccc")):
         folder.evaluation(iteration, "hard", [], evaluate_set([group(outcomes)], (1, 2), 0))
     for iteration in (1, 2, 3, 4):
@@ -61,7 +61,7 @@ def test_the_summary_compares_the_first_evaluation_with_the_last(tmp_path: Path)
 
 
 def test_the_summary_shows_the_figures_that_both_evaluations_have(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
     for iteration, sizes in ((0, (1, 2)), (1, (1, 4))):  # resumed with another evaluate.k
         folder.evaluation(iteration, "hard", [], evaluate_set([group("cwww")], sizes, 0))
@@ -71,7 +71,7 @@ def test_the_summary_shows_the_figures_that_both_evaluations_have(tmp_path: Path
 
 
 def test_the_summary_and_the_report_count_the_same_rounds(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     folder.metrics(4, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
     for iteration, outage in ((0, None), (2, "over_budget"), (3, "over_budget"), (4, None)):
         folder.journal.write("intervention_round", iteration=iteration, outage=outage, **COUNTS)
@@ -83,7 +83,7 @@ def test_the_summary_and_the_report_count_the_same_rounds(tmp_path: Path):
 
 
 def test_the_summary_says_what_the_oracle_has_cost(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
     ledger = Ledger(tmp_path / "oracle_calls.jsonl", BudgetConfig(), {"m": Price(input=1.0, output=0.0)})
     call = asyncio.run(ledger.reserve(Call("openai", "m", "p1", "key")))
@@ -99,7 +99,7 @@ def test_the_summary_says_what_the_oracle_has_cost(tmp_path: Path):
 
 
 def test_the_summary_says_how_long_neither_engines_nor_learner_worked(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
     run = [{"ph": "M", "pid": 1, "tid": 1, "name": "thread_name", "args": {"name": "run"}}]
     run += [{"ph": "M", "pid": 1, "tid": 2, "name": "thread_name", "args": {"name": "learner"}}]
@@ -113,6 +113,26 @@ def test_the_summary_says_how_long_neither_engines_nor_learner_worked(tmp_path: 
     out = io.StringIO()
     show_summary(summary, Console(file=out, width=200))
     assert "40% of the time after start-up, most of it in learner save 30%, nothing 10%" in out.getvalue()
+
+
+def test_the_summary_says_what_safety_and_records_cost(tmp_path: Path):
+    folder = RunFolder(tmp_path)
+    folder.metrics(1, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})
+    run = [{"ph": "M", "pid": 1, "tid": tid, "name": "thread_name", "args": {"name": name}} for tid, name in TRACKS]
+    run += [{"ph": "B", "pid": 1, "tid": 1, "ts": 0, "name": "training"}]
+    run += [{"ph": "B", "pid": 1, "tid": 2, "ts": 1e6, "name": "saving"}, {"ph": "E", "pid": 1, "tid": 2, "ts": 3e6}]
+    run += [{"ph": "B", "pid": 1, "tid": 3, "ts": 4e6, "name": "write"}, {"ph": "E", "pid": 1, "tid": 3, "ts": 4.5e6}]
+    run += [{"ph": "E", "pid": 1, "tid": 1, "ts": 100e6}]
+    (tmp_path / "trace.json").write_text("".join(json.dumps(event) + ",\n" for event in run))
+    summary = summarise(folder, RunState(1), 100.0, {})
+    assert summary["overhead"] == {"share": 0.025, "of_seconds": 100.0, "seconds": {"saving": 2.0, "write": 0.5}}
+    out = io.StringIO()
+    show_summary(summary, Console(file=out, width=200))
+    assert "safety and records" in out.getvalue()
+    assert "2.5% of the time after start-up, most of it in saving 2.0%, write 0.5%" in out.getvalue()
+
+
+TRACKS = [(1, "run"), (2, "coordinator"), (3, "upkeep")]
 
 
 COUNTS = {"intervention/problems": 3, "intervention/attempts": 6, "intervention/tested": 5, "intervention/kept": 2}

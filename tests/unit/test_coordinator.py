@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def config(folder: Path, mixed: int = 0, staleness: int = 0, **sections: Any) ->
                 "zero_advantage": "drop",
                 "importance_cap": 2.0 if staleness else None,
             },
-            "evaluate": {"n": 4, "k": [1, 2]},
+            "evaluate": {"n": 4, "k": [1, 2]} | sections.pop("evaluate", {}),
             "run": {"folder": str(folder), "iterations": 6, "checkpoint_every": 3},
         }
     )
@@ -94,7 +95,7 @@ def build(folder: Path, policy: FakePolicy | None = None, *, oracle_down: str | 
         settings.patch,
         settings.rollout.max_tokens,
     )
-    run_folder = RunFolder(folder, tensorboard=False)
+    run_folder = RunFolder(folder)
     trigger = build_trigger(settings.schedule, settings.trigger)
     solvable = [problem(index) for index in range(20, 24)]
     sets = ProblemSets(problems, {"hard": problems[:2]}, solvable if settings.rollout.mixed else ())
@@ -280,7 +281,8 @@ def test_sampling_ahead_reinforces_what_older_policies_sampled_and_says_how_old(
 def test_a_patch_first_reinforces_all_that_was_sampled_ahead(tmp_path: Path):
     world = build(tmp_path, staleness=2)
     order: list[tuple[str, int]] = []
-    world.coordinator.round.run = watched(world.coordinator.round.run, lambda: order.append(("round", sampled())))
+    round_ = world.coordinator.intervening.round
+    round_.run = watched(round_.run, lambda: order.append(("round", sampled())))
     world.coordinator.train = watched(world.coordinator.train, lambda: order.append(("train", sampled())))
 
     def sampled() -> int:
@@ -331,3 +333,43 @@ def test_the_paper_with_sampling_ahead_still_collects_first(tmp_path: Path):
     sampled = [count for purpose, count, _ in world.rollouts.calls if purpose is Purpose.TRAIN]
     assert sampled == [8] + [1] * 20
     assert [row.get("rollout/staleness_max") for row in world.metrics()] == [None, 0, 1, 2, 2, 1]
+
+
+def test_the_patched_policy_is_evaluated_before_rl_goes_on(tmp_path: Path):
+    world = build(tmp_path, schedule="paper", evaluate={"after_patch": True, "drift": True})
+    world.run()
+    events = list(map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines()))
+    assert [event["iteration"] for event in events if event["event"] == "evaluated"] == [0, 1, 6]
+    # The fake learner's log-probs fall by 1 with every phase: the patch, then one that reinforces.
+    drifts = [(event["iteration"], event["kl"], event["entropy"]) for event in events if event["event"] == "drift"]
+    assert drifts == [(0, 0.0, 1.0), (1, 1.0, 2.0), (6, 2.0, 3.0)]
+
+
+def test_a_resumed_run_measures_drift_from_the_same_base(tmp_path: Path):
+    world = build(tmp_path, schedule="paper", evaluate={"drift": True})
+    state = world.run()
+    again = build(tmp_path, world.policy, schedule="paper", evaluate={"drift": True})
+    again.learner.phases.extend(["patch", "reinforce", "reinforce"])
+    asyncio.run(again.coordinator.evaluate(state))
+    events = map(json.loads, (tmp_path / "journal.jsonl").read_text().splitlines())
+    assert [event["kl"] for event in events if event["event"] == "drift"] == [0.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("skill", "helps", "oracle_says", "reasons"),
+    [
+        (1.0, True, None, {"no group carries a signal"}),
+        (0.0, False, None, {"no group carries a signal", "no interventions to clone"}),
+        (0.0, True, "no_error", {"no group carries a signal", "no interventions to clone"}),
+    ],
+    ids=["all right", "all wrong", "no proposal"],
+)
+def test_what_leaves_nothing_to_train_on_is_named_and_every_number_is_finite(
+    tmp_path: Path, skill: float, helps: bool, oracle_says: str | None, reasons: set[str]
+):
+    policy = FakePolicy({f"p{index}": skill for index in range(8)}, responds_to_interventions=helps)
+    world = build(tmp_path, policy, oracle_down=oracle_says)
+    assert world.run().iteration == 6 and world.learner.phases == []
+    events = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert {event["reason"] for event in events if event["event"] == "no_update"} == reasons
+    assert all(math.isfinite(value) for row in world.metrics() for value in row.values())

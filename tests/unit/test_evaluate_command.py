@@ -23,7 +23,7 @@ from int_ray.hard_set import HardSet, Verdict, rows_text
 from int_ray.result_folder import ResultFolder
 from int_ray.types import Problem
 from launch.cli import app
-from launch.commands import program
+from launch.commands import Given, program
 from launch.evaluation import WITHOUT_TRAINING
 from launch.hard_set import what_next, write_files
 
@@ -135,7 +135,7 @@ def test_the_folder_of_another_command_is_not_resumed(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("command", "place"),
-    [("evaluate", "launch.evaluation.load_evaluation"), ("hard-set", "launch.hard_set.load_inputs")],
+    [("evaluate", "launch.evaluation.load_evaluation"), ("hard-set", "launch.experiment.load_inputs")],
 )
 def test_interrupted_it_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, command: str, place: str, tmp_path: Path):
     def interrupt(*_: object, **__: object) -> None:
@@ -256,7 +256,7 @@ def read_back(config: Config, folder: Path) -> tuple[Problem, ...]:
     opened = ResultFolder(config.run.folder)
     write_files(config, opened, HARD_SET, {"hard_train": list(problems), "hard_test": []})
     opened.close()
-    *_, line = what_next(QUICKSTART, [], [], config, HARD_SET)
+    *_, line = what_next(Given("hard-set", QUICKSTART, [], []), config, HARD_SET)
     trained = load_config(
         QUICKSTART, [*shlex.split(line.partition(QUICKSTART)[2]), f"problems.reward={config.problems.reward}"]
     )
@@ -311,7 +311,7 @@ def test_values_that_json_lacks_become_text():
 def test_the_next_command_trains_on_the_files():
     config = load_config(QUICKSTART, ["run.folder=runs/two words"])
     overrides = ["run.folder=runs/two words", "hard_set.n=4", "rollout.n=4"]
-    *_, line = what_next(QUICKSTART, overrides, [], config, HARD_SET)
+    *_, line = what_next(Given("hard-set", QUICKSTART, overrides, []), config, HARD_SET)
     assert line.endswith(
         f"int-ray train {QUICKSTART} rollout.n=4 "
         "'problems.train={path: \"runs/two words/hard_train.jsonl\", columns: {id: id}}' "
@@ -319,6 +319,6 @@ def test_the_next_command_trains_on_the_files():
         "'run.folder=runs/two words-trained'"
     )
     nothing = HardSet(2, dict.fromkeys(Verdict, 0), {32: 0}, 64, 64, 10.0, 0.0, 0, 0)
-    assert what_next(QUICKSTART, overrides, [], config, nothing) == [
+    assert what_next(Given("hard-set", QUICKSTART, overrides, []), config, nothing) == [
         "No problem is hard, so there is nothing to train on"
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import typer
 from ray._private import utils
 
 from actors import local_ray
-from launch.exits import exit_resumable
+from launch.exits import exit_resumable, sigterm_sets
 
 
 @pytest.mark.timeout(30)
@@ -40,6 +41,37 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(ctrl_c: Callable | int, capsys: pytes
     said = capsys.readouterr().err
     assert said.startswith("Interrupted. To go on: ") and "int-ray train a.yaml run.seed=1 --resume auto" in said
     assert signal.getsignal(signal.SIGTERM) is before[0]
+
+
+@pytest.mark.timeout(30)
+def test_the_first_sigterm_asks_to_save_and_another_one_ends_the_run():
+    asked: list[bool] = []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        with sigterm_sets(stop):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await stop.wait()
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(20)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(typer.Exit) as end, exit_resumable("train", "a.yaml", [], []):
+            asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert end.value.exit_code == 75 and asked == [True]
+
+
+def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(typer.Exit) as end, exit_resumable("train", "a.yaml", [], []):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/journal.jsonl")
+    assert end.value.exit_code == 1
+    assert "No space left on device: 'runs/a/journal.jsonl'\nTo go on: " in capsys.readouterr().err
+    with pytest.raises(PermissionError), exit_resumable("train", "a.yaml", [], []):
+        raise PermissionError(errno.EACCES, "not a matter of the disk")
 
 
 def test_sigterm_before_there_is_a_loop(capsys: pytest.CaptureFixture[str]):

@@ -9,7 +9,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from actors.engine_client import EngineDiedError, EngineGroup, RemoteEngine
+from actors.engine_client import EngineGroup, RemoteEngine
+from actors.engine_spawning import close_engines
+from actors.failures import EngineDiedError, FleetLostError
 from actors.fleet import Fleet
 from tests.fakes import FakeProgress
 
@@ -89,13 +91,13 @@ def test_a_lost_engine_gets_nothing_more_and_the_last_one_ends_the_waiting():
         first, second = engines.members
         engines.lose(first, EngineDiedError("gone"))
         assert engines.members == [second] and got == [first.name, second.name]
-        first.engine.kill.assert_called_once_with()  # pyright: ignore[reportFunctionMemberAccess]
-        with pytest.raises(EngineDiedError, match="gone too"):
-            engines.lose(second, EngineDiedError("gone too"))
+        first.engine.kill.assert_called_once_with()  # pyright: ignore[reportAttributeAccessIssue]
+        engines.lose(second, EngineDiedError("gone too"))
         release.set()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [str(result) for result in results] == ["None", "None", "gone too", "gone too"]
-        with pytest.raises(EngineDiedError, match="no rollout engine is left"):
+        end = "no rollout engine is left: gone too"
+        assert [str(result) for result in results] == ["None", "None", end, end]
+        with pytest.raises(FleetLostError, match=end):
             await hold(engines, 1, release, got)
 
     asyncio.run(run())
@@ -123,3 +125,7 @@ def test_without_a_change_of_weights_there_are_no_switches():
         np.arange(3, dtype=np.int32), np.zeros(3, np.float32), np.array([0, 3, 3]), ("", ""), (True, False), 0, 4
     )
     assert group.policy_versions() == [4, 4] and [one.switches for one in group.completions()] == [(), ()]
+
+
+def test_a_fleet_without_engines_is_closed_too():
+    asyncio.run(close_engines([]))

@@ -14,6 +14,7 @@ FORBIDDEN = {
     "int_ray": {"actors", "launch", "benchmarks", "tests", "ray", "vllm"},
     "actors": {"launch", "benchmarks", "tests"},
     "launch": {"benchmarks", "tests"},
+    "benchmarks": {"tests"},
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from benchmarks.trl_step import grpo_loss_of, grpo_trainer, one_process
 from int_ray.compute.head import token_logprobs
 from int_ray.losses.grpo import GrpoInputs, grpo_loss, k3
 from int_ray.losses.sft import sft_loss
@@ -79,43 +80,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(tiny_checkpoint(tmp_path_factory.mktemp("model")), dtype=torch.float32)
 
 
-def stub_accelerator() -> SimpleNamespace:
-    """One process without gradient accumulation."""
-
-    def same(values: torch.Tensor, **_: object) -> torch.Tensor:
-        return values
-
-    return SimpleNamespace(gather=same, gather_for_metrics=same, reduce=same, num_processes=1, sync_gradients=True)
-
-
 def trl_grpo_loss(batch: Batch, loss_type: str, config: ReinforceConfig) -> tuple[torch.Tensor, dict[str, float]]:
-    """GRPOTrainer._compute_loss on a stub self that hands it the batch's log-probs."""
-    from trl.trainer.grpo_trainer import GRPOTrainer
-
-    metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list)}
-    trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=lambda *_, **__: (
-            batch.policy_logprobs[:, PROMPT:],
-            batch.entropy[:, PROMPT:],
-            None,
-        ),
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
-        beta=config.kl_coef,
-        epsilon_low=config.clip_low,
-        epsilon_high=config.clip_high,
-        entropy_coef=config.entropy_coef,
-        loss_type=loss_type,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level="token",
-        use_vllm=False,
-        aux_loss_enabled=False,
-        use_adaptive_entropy=False,
-        current_gradient_accumulation_steps=1,
-        accelerator=stub_accelerator(),
-        _entropy_bonus_enabled=config.entropy_coef > 0,
-        _metrics=metrics,
+    """GRPOTrainer's loss and metrics of the batch's log-probs."""
+    clip = config.clip_low, config.clip_high
+    trainer = grpo_trainer(config.kl_coef, clip, entropy_coef=config.entropy_coef, loss_type=loss_type)
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (
+        batch.policy_logprobs[:, PROMPT:],
+        batch.entropy[:, PROMPT:],
+        None,
     )
     inputs = {
         "prompt_ids": batch.token_ids[:, :PROMPT],
@@ -127,8 +99,8 @@ def trl_grpo_loss(batch: Batch, loss_type: str, config: ReinforceConfig) -> tupl
         "ref_per_token_logps": batch.ref_logprobs[:, PROMPT:],
         "num_items_in_batch": batch.mask.sum(),
     }
-    loss: Any = GRPOTrainer._compute_loss(trainer, None, inputs)  # pyright: ignore
-    return loss, {name: values[0] for name, values in metrics["train"].items()}
+    loss = grpo_loss_of(trainer, inputs, model=None)
+    return loss, {name: values[0] for name, values in trainer._metrics["train"].items()}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -183,7 +155,7 @@ def test_sft_loss_and_its_gradients_equal_trl(tmp_path: Path) -> None:
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(loss_type="nll", average_tokens_across_devices=False),
-        accelerator=SimpleNamespace(**vars(stub_accelerator()), parallelism_config=None),
+        accelerator=SimpleNamespace(**vars(one_process()), parallelism_config=None),
         aux_loss_enabled=False,
         compute_loss_func=None,
         label_smoother=None,

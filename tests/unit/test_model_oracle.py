@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.virtual_time import run
 from int_ray.errors import RunError
 from int_ray.journal import read_json_lines
 from int_ray.oracle_config import GeminiConfig, OracleConfig, PolicyOracleConfig
@@ -26,7 +27,6 @@ from int_ray.types import Attempt, OracleReply, Proposal, Source
 from tests import factories
 from tests.fake_chat import FakeModel, FakeTemplate, answer, fault
 from tests.fakes import FakeProgress
-from tests.virtual_time import run
 
 PRICES = {"fake-model": {"input": 1.0, "output": 10.0}}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.virtual_time import now, run
 from int_ray.oracle_config import LimitsConfig
 from int_ray.oracles.chat import Answer, Fault
 from int_ray.oracles.patience import Patience
 from tests.fake_chat import answer, fault
-from tests.virtual_time import now, run
 
 
 class Server:

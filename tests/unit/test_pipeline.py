@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.pipeline import FIRST_ROUND, Batch, OneBatch, Pipeline, ProblemOrder, RolloutStream, build_pipeline
+from benchmarks import virtual_time
 from int_ray.config import Config
 from int_ray.config_file import parse_config
 from int_ray.types import Intervention, Outcome, Problem, ProblemSets, Purpose, Rollout, RolloutGroup, RunState
-from tests import virtual_time
 from tests.factories import completion, group, problem
 
 
@@ -249,6 +250,20 @@ def test_a_state_of_a_run_that_sampled_nothing_ahead_goes_on_with_the_next_batch
     run = Run(config(1, size=4), TimedRollouts(lambda _: 1.0))
     virtual_time.run(run.go(RunState(iteration=3, policy_version=3)))
     assert run.batches[0] == [12, 13, 14, 15]
+
+
+def test_a_slice_is_with_the_engines_before_the_next_is_made(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("actors.pipeline.SLICE", 2)
+    run = Run(config(1, size=3, iterations=2), TimedRollouts(lambda _: 1.0))
+    sample, begun = run.rollouts.sample, []  # how many groups the engines had when each was made
+
+    def noted(*arguments: Any) -> Coroutine[Any, Any, list[RolloutGroup]]:
+        begun.append(len(run.rollouts.submitted))
+        return sample(*arguments)
+
+    monkeypatch.setattr(run.rollouts, "sample", noted)
+    virtual_time.run(run.go(RunState()))
+    assert begun == [0, 0, 2, 2, 4, 4] and sorted(run.numbers()) == list(range(6))
 
 
 def test_a_failure_ends_the_wait_and_the_rest_is_cancelled():

@@ -18,6 +18,11 @@ def test_a_prompt_is_the_bare_question_and_the_start_of_the_response() -> None:
     assert ids[0] == TOKENIZER.convert_tokens_to_ids(USER)
 
 
+def test_an_instruction_follows_the_question() -> None:
+    ids = encode_prompt(TOKENIZER, problem(), {}, "Box it.")
+    assert decode_ids(TOKENIZER, ids.tolist()) == f"{USER}12+5-3=?\n\nBox it.{END}{ASSISTANT}"
+
+
 def test_template_arguments_reach_the_template() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}{% if enable_thinking %}T{% endif %}"

@@ -80,7 +80,7 @@ def test_the_story_of_a_run_that_a_patch_freed(freed: Path):
     assert "hard from 0.00 to 0.83 (higher), easy from 1.00 to 1.00 (no clear change)" in said
     assert "Where 0.2 minutes went" in said
     assert "mini_batch_size: 16" in said
-    assert page.count("svg") == 3 + 3 + 1  # curves; pass@1, pass@2 and unsolved; time
+    assert page.count("svg") == 3 + 3 + 3 + 1  # curves; pass@1, pass@2 and unsolved; two of places, lengths; time
     assert page.count("del") == 2 and page.count("ins") == 2  # the refused and the unhelpful one are no examples
     assert "2 of 4 continuations right" in said
 
@@ -291,7 +291,7 @@ def test_a_folder_without_a_run_is_an_error(tmp_path: Path):
 
 
 def test_a_collection_is_sent_to_the_command_for_it(tmp_path: Path):
-    folder = RunFolder(tmp_path, tensorboard=False)
+    folder = RunFolder(tmp_path)
     folder.journal.write(COLLECTING)
     folder.journal.write("finished", seconds={})
     folder.close()

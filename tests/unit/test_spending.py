@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.virtual_time import run
 from int_ray.journal import read_json_lines
 from int_ray.oracle_config import BudgetConfig, GeminiConfig, OpenAIConfig, OracleConfig, Price
 from int_ray.oracles.chat import Answer, Fault, FaultName
 from int_ray.oracles.spending import Call, Ledger, Spend, budget_errors
 from tests.fake_chat import answer, fault
-from tests.virtual_time import run
 
 PRICES = {"pro": Price(input=1.25, output=10.0)}
 

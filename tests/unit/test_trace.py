@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from actors.run_folder import RunFolder, traced_folder
 from actors.trace import Trace, TracedProgress, traced
-from int_ray.timeline import COORDINATOR, RUN, Span, idleness, read_spans, stretches
+from int_ray.timeline import COORDINATOR, RUN, UPKEEP, Span, idleness, overhead, read_spans, stretches
 from tests.fakes import FakeProgress
 
 
@@ -42,9 +43,15 @@ def test_phases_follow_each_other_and_reach_the_person(tmp_path: Path):
     shown = FakeProgress()
     progress = TracedProgress(shown, trace)
     progress.phase("sampling", 3)
+    progress.say("all is well")
     progress.phase("patching")
+    trace.figures({"engines": 2})
     trace.close()
     assert names(tmp_path / "trace.json") == [(COORDINATOR, "sampling"), (COORDINATOR, "patching")]
+    assert shown.phases == ["sampling", "patching"] and shown.story == ["all is well"]
+    events = [json.loads(line.rstrip(",")) for line in (tmp_path / "trace.json").read_text().splitlines()[1:]]
+    assert [event["name"] for event in events if event["ph"] == "i"] == ["all is well"]
+    assert [event["args"] for event in events if event["ph"] == "C"] == [{"engines": 2}]
 
 
 def test_a_crash_leaves_a_readable_trace_and_a_resumed_run_goes_on_with_it(tmp_path: Path):
@@ -72,14 +79,30 @@ class Sampler:
     async def fail(self) -> None:
         raise ValueError("no weights")
 
+    def at_once(self) -> int:
+        return self.size
+
 
 def test_a_traced_object_answers_and_fails_as_before(tmp_path: Path):
     trace = Trace(tmp_path / "trace.json")
-    sampler = traced(Sampler(), trace, "engine 0", "sample_group", "fail")
+    sampler = traced(Sampler(), trace, "engine 0", "sample_group", "fail", "at_once")
     assert asyncio.run(sampler.sample_group("p", n=2)) == ["p", "p"] and sampler.size == 7
     with pytest.raises(ValueError, match="no weights"):
         asyncio.run(sampler.fail())
-    assert names(tmp_path / "trace.json") == [("engine 0", "sample_group"), ("engine 0", "fail")]
+    assert sampler.at_once() == 7 and trace.seconds["engine 0", "at_once"] >= 0
+    recorded = ["sample_group", "fail", "at_once"]
+    assert names(tmp_path / "trace.json") == [("engine 0", name) for name in recorded]
+
+
+def test_what_a_run_writes_is_recorded_as_upkeep(tmp_path: Path):
+    trace = Trace(tmp_path / "trace.json")
+    folder = traced_folder(RunFolder(tmp_path), trace)
+    folder.metrics(1, {"rollout/reward": 0.5})
+    folder.journal.write("checkpoint", iteration=1)
+    folder.rollouts(1, [])
+    assert names(tmp_path / "trace.json") == [(UPKEEP, "metrics"), (UPKEEP, "journal"), (UPKEEP, "rollouts")]
+    folder.close()
+    assert (tmp_path / "metrics.jsonl").read_text() and (tmp_path / "journal.jsonl").read_text()
 
 
 def test_what_ends_after_the_run_does_no_harm(tmp_path: Path):
@@ -88,6 +111,17 @@ def test_what_ends_after_the_run_does_no_harm(tmp_path: Path):
         trace.close()
     [span] = read_spans(tmp_path / "trace.json")
     assert span.name == "sample_group"
+
+
+def test_a_full_disk_ends_the_recording_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trace = Trace(tmp_path / "trace.json")
+    trace.say("before")
+    with open("/dev/full", "a", buffering=1) as full:
+        monkeypatch.setattr(trace, "_file", full)
+        with trace.span("learner", "patch"):
+            trace.say("after")
+        trace.close()
+    assert "before" in (tmp_path / "trace.json").read_text()
 
 
 def test_idle_time_by_hand():
@@ -116,6 +150,32 @@ def test_requests_that_wait_for_new_weights_are_no_work():
         Span("learner", "send_weights", 5, 6),
     ]
     assert idleness(spans).by_cause == {"weight sync publish": 1, "learner send weights": 1}
+
+
+def test_overhead_by_hand():
+    """Before 0 there is start-up; the checkpoint waits, though engines sample; records beside work cost nothing."""
+    spans = [
+        Span(COORDINATOR, "saving", -5, -1),
+        Span(RUN, "training", 0, 100),
+        Span("engine 0", "sample_group", 0, 20),
+        Span(UPKEEP, "write", 4, 5),  # beside sampling
+        Span(UPKEEP, "metrics", 19, 22),  # 2 of them after it
+        Span("learner", "reinforce", 30, 50),
+        Span(UPKEEP, "rollouts", 29, 40),  # 1 of them before it
+        Span(COORDINATOR, "saving", 60, 65),
+        Span("engine 0", "sample_group", 62, 70),
+        Span("learner", "save", 60, 65),
+        Span(UPKEEP, "write", 64, 66),  # 1 of them in the phase, 1 beside sampling
+        Span(COORDINATOR, "evaluating hard", 66, 90),
+    ]
+    found = overhead(spans)
+    assert found.seconds == 100
+    assert found.by_cause == {"saving": 4, "metrics": 2, "rollouts": 1, "write": 1}
+    assert found.share == 0.08
+
+
+def test_a_run_without_a_trace_has_no_overhead():
+    assert overhead([]).share == 0 and overhead([Span(UPKEEP, "write", 0, 1)]).by_cause == {}
 
 
 def test_stretches_are_cut_to_the_run_and_joined_over_short_gaps():

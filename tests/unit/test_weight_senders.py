@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from actors import weight_senders
-from actors.weight_senders import FullWeights, SharedMemorySender, UpdateClient, allocate, copy_weight, copying_threads
+from actors.update_client import UpdateClient
+from actors.weight_senders import FullWeights, SharedMemorySender, allocate, copy_weight, copying_threads
 
 
 class RecordingClient(UpdateClient):
@@ -42,7 +43,7 @@ def test_metadata_says_what_iterating_yields():
     weights = FullWeights(model(), "bfloat16")
     sent = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights]
     assert sent == [(one.name, one.dtype, one.shape) for one in weights.metadata()]
-    assert sent == [("weight", torch.bfloat16, (3, 2)), ("bias", torch.bfloat16, (3,))]
+    assert sent == [("bias", torch.bfloat16, (3,)), ("weight", torch.bfloat16, (3, 2))]  # last first
 
 
 def test_shared_file_holds_the_cast_weights_at_aligned_offsets_and_is_reused():
@@ -52,9 +53,9 @@ def test_shared_file_holds_the_cast_weights_at_aligned_offsets_and_is_reused():
         sent.weight.data += change
         sender.send(sent, is_main=True)
         info = client.calls[0][1][0]
-        assert (info["names"], info["shapes"], info["offsets"]) == (["weight", "bias"], [[3, 2], [3]], [0, 64])
-        assert client.file[:12].view(torch.bfloat16).tolist() == [value + change for value in range(6)]
-        assert client.file[64:70].view(torch.bfloat16).tolist() == [10, 11, 12]
+        assert (info["names"], info["shapes"], info["offsets"]) == (["bias", "weight"], [[3], [3, 2]], [0, 64])
+        assert client.file[:6].view(torch.bfloat16).tolist() == [10, 11, 12]
+        assert client.file[64:76].view(torch.bfloat16).tolist() == [value + change for value in range(6)]
     steps = ["start_weight_update", "update_weights", "update_weights done", "finish_weight_update"]
     assert [name for name, _ in client.calls] == ["init_weight_transfer_engine", *steps, *steps]
 

@@ -11,12 +11,13 @@ T = TypeVar("T")
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
 
-    def select(self, timeout: float | None = None):
-        assert timeout is not None, "the test waits for something that will never happen"
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Let the time pass; says what is readable by then."""
+        assert timeout is not None, "something waits for what will never happen"
         self.now += timeout
         return super().select(0)
 
@@ -24,14 +25,17 @@ class _JumpingSelector(selectors.SelectSelector):
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """Its time starts at 0. What is meant for a thread is done at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._clock = _JumpingSelector()
         super().__init__(self._clock)
 
     def time(self) -> float:
+        """The virtual one."""
         return self._clock.now
 
     def run_in_executor(self, executor: object, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+        """`func(*args)`, in the loop."""
+
         async def call() -> T:
             return func(*args)
 

@@ -1,0 +1,149 @@
+"""What a run can be continued from: checkpoints written beside the training, the learner's end, a request to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+from typing import Any, NoReturn
+
+from actors.checkpoint import Checkpoints, verify
+from actors.run_folder import RunFolder
+from actors.storage import open_storage
+from int_ray.config import Config
+from int_ray.errors import LearnerError, Resumable, Stopped
+from int_ray.ports import Learner, Progress
+from int_ray.types import RunState
+
+
+class LearnerLost(Resumable):
+    """The learner failed more often than learner.restarts allows."""
+
+
+class Recovery:
+    """Saves, and goes back to what was saved."""
+
+    def __init__(self, config: Config, learner: Learner, folder: RunFolder, progress: Progress) -> None:
+        self.config = config
+        self.learner = learner
+        self.folder = folder
+        self.progress = progress
+        score = None if config.run.keep_best is None else self._score
+        self.checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, score)
+        self.storage = None if config.run.storage is None else open_storage(config.run.storage)
+        self.last: Path | None = None  # newest checkpoint of this run; None: the base model
+        self.saved: RunState | None = None  # what this process has saved there
+        self.restarts = 0
+        self._writing: asyncio.Task[None] | None = None  # the learner's part of what follows
+        self._saving: asyncio.Task[None] | None = None
+
+    def begin(self, checkpoint: Path | None) -> None:
+        """State and weights come from this checkpoint; None: from the base model."""
+        self.last = checkpoint
+
+    async def save(self, state: RunState) -> None:
+        """Take a snapshot of the learner; it is written while the training goes on, after what is being written yet.
+
+        A disk that fails costs the checkpoint, not the run. Raises LearnerError.
+        """
+        await self.settle()
+        if self.saved == state:
+            return
+        self.progress.phase("saving")
+        try:
+            partial = self.checkpoints.begin(state)
+            self.folder.groups.keep(state.policy_version)
+            await self.learner.save(partial)
+        except OSError as error:
+            self._failed(state, error)
+        else:
+            self._writing = asyncio.create_task(self.learner.saved(partial))
+            self._saving = asyncio.create_task(self._finish(state, partial, self._writing))
+
+    async def settle(self) -> None:
+        """Wait for the checkpoint that is being written. Raises what is no fault of the disk."""
+        if self._saving is not None:
+            if not self._saving.done():
+                self.progress.phase("saving")
+            await asyncio.wait({self._saving})  # whoever is cancelled in here leaves it alone
+            self._saving.result()
+            self._saving = None
+
+    async def _finish(self, state: RunState, partial: Path, writing: asyncio.Task[None]) -> None:
+        await asyncio.wait({writing})
+        if writing.cancelled():
+            self._failed(state, OSError("the learner was lost while it wrote"))
+            return
+        try:
+            writing.result()
+            path = await asyncio.to_thread(self.checkpoints.complete, partial, state)
+        except OSError as error:  # TimeoutError is one
+            self._failed(state, error)
+            return
+        self.last, self.saved = path, state
+        self.folder.groups.keep_only(state.policy_version)
+        self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
+        if self.storage is not None:
+            sending = asyncio.to_thread(self.storage.send, self.folder.path, path)
+            # Every store has errors of its own; the run has its checkpoint, whatever they are.
+            (error,) = await asyncio.gather(sending, return_exceptions=True)
+            if error is not None:
+                self.progress.say(f"{path.name} could not be sent to {self.config.run.storage}: {error}")
+                self.folder.journal.write("checkpoint_not_sent", iteration=state.iteration, reason=str(error))
+
+    def _score(self, iteration: int) -> float:
+        """The figure run.keep_best at the end of an iteration; minus infinity without an evaluation."""
+        name, figure = str(self.config.run.keep_best).rsplit("/", 1)
+        score = self.folder.scores().get(iteration, {}).get(name)
+        return -math.inf if score is None else score["figures"][figure]["mean"]
+
+    def _failed(self, state: RunState, error: OSError) -> None:
+        self.checkpoints.clear_partial()
+        before = "there is none before it" if self.last is None else f"{self.last.name} stays the newest"
+        self.progress.say(f"The checkpoint of iteration {state.iteration} could not be written ({error}); {before}")
+        self.folder.journal.write("checkpoint_failed", iteration=state.iteration, reason=str(error))
+
+    async def rebuild(self, error: LearnerError) -> RunState:
+        """New ranks with the weights of the last checkpoint; returns its state. Raises LearnerLost."""
+        if self._writing is not None:
+            self._writing.cancel()  # unless all is written: nobody goes on with it
+        await self.settle()
+        while True:
+            self.restarts += 1
+            if self.restarts > self.config.learner.restarts:
+                raise LearnerLost(f"{error} (learner.restarts = {self.config.learner.restarts} are spent)") from error
+            state = RunState() if self.last is None else await asyncio.to_thread(verify, self.last)
+            origin = self.config.model.path if self.last is None else self.last.name
+            self.progress.say(f"The learner is lost ({error}); going back to iteration {state.iteration}, {origin}")
+            self.folder.journal.write("learner_rebuilt", iteration=state.iteration, origin=origin, reason=str(error))
+            self.progress.phase("rebuilding the learner")
+            try:
+                await self.learner.restart(self.last)
+            except LearnerError as another:
+                error = another
+            else:
+                return state
+
+    async def stop(self, training: asyncio.Task[Any], boundary: RunState, *, weights_changed: bool) -> None:
+        """Save what can be saved within run.stop_deadline_s. Raises Stopped, or leaves it to `training`."""
+        deadline = self.config.run.stop_deadline_s
+        self.progress.say(f"Asked to stop: saving, for {deadline:g} s at most")
+        try:
+            async with asyncio.timeout(deadline):
+                if weights_changed:  # no checkpoint could hold half an iteration: it goes on to its end
+                    await asyncio.wait({training})
+                    return
+                training.cancel()
+                await asyncio.wait({training})
+                await self.save(boundary)
+                await self.leave(boundary)
+        except (TimeoutError, LearnerError) as error:
+            last = "there is no checkpoint" if self.last is None else f"the last checkpoint is {self.last}"
+            late = f"could not save within {deadline:g} s (run.stop_deadline_s)"
+            reason = str(error) if isinstance(error, LearnerError) else late
+            raise Stopped(f"asked to stop, but {reason}; {last}") from None
+
+    async def leave(self, state: RunState) -> NoReturn:
+        """Everything was saved, or cannot be."""
+        await self.settle()
+        raise Stopped(f"asked to stop after iteration {state.iteration}")

@@ -1,0 +1,114 @@
+"""A copy of a run elsewhere (run.storage), from which a machine with an empty disk can go on.
+
+Object stores rename nothing at once: a checkpoint counts there when its manifest has arrived, which is sent last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from actors.checkpoint import MANIFEST, CheckpointError, verify
+from int_ray.config_file import ConfigError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # protocol -> what to install int-ray with
+LEFT_OUT = {"checkpoints", "groups", "tensorboard"}  # folders of a run that are no state, or are sent by themselves
+
+
+def open_storage(url: str) -> Storage:
+    """Raises ConfigError if the URL's protocol is unknown or its package missing."""
+    import fsspec
+
+    try:
+        files, root = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        extra = EXTRAS.get(url.partition(":")[0])
+        hint = f"; pip install 'int-ray[{extra}]'" if extra else ""
+        raise ConfigError([f"run.storage: {url}: {error}{hint}"]) from None
+    return Storage(files, root)
+
+
+class Storage:
+    """One run's folder on any file system that fsspec knows."""
+
+    def __init__(self, files: AbstractFileSystem, root: str) -> None:
+        self.files: Any = files
+        self.root = PurePosixPath(root)
+        self._sent: dict[Path, tuple[int, int]] = {}  # file of the run -> size and time when it was sent
+
+    def send(self, run: Path, checkpoint: Path) -> None:
+        """First what the run has written since the last time, then the checkpoint; forget checkpoints that are gone."""
+        for path in _state_files(run):
+            stat = path.stat()
+            mark = stat.st_size, stat.st_mtime_ns
+            if self._sent.get(path) != mark:
+                self._put(path, path.relative_to(run).as_posix())
+                self._sent[path] = mark
+        names = [path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()]
+        for name in sorted(names, key=lambda name: name == MANIFEST):
+            self._put(checkpoint / name, f"checkpoints/{checkpoint.name}/{name}")
+        for name in self._checkpoints():
+            if not (checkpoint.parent / name).exists():
+                self.files.rm_file(str(self.root / "checkpoints" / name / MANIFEST))
+                self.files.rm(str(self.root / "checkpoints" / name), recursive=True)
+
+    def fetch(self, run: Path) -> str | None:
+        """Bring the newest checkpoint that verifies, and all else of the run; returns its name, None if there is none.
+
+        Raises CheckpointError when there are some and none verifies.
+        """
+        mistakes = []
+        for name in sorted(self._checkpoints(), reverse=True):
+            partial = run / "checkpoints" / f"{name}.partial0"
+            for file in self._names(f"checkpoints/{name}"):
+                self._get(f"checkpoints/{name}/{file}", partial / file)
+            try:
+                verify(partial)
+            except CheckpointError as error:
+                mistakes.append(str(error))
+                continue
+            for file in self._names(""):
+                if PurePosixPath(file).parts[0] not in LEFT_OUT:
+                    self._get(file, run / file)
+            partial.rename(partial.with_name(name))
+            return name
+        if mistakes:
+            raise CheckpointError("; ".join(mistakes))
+        return None
+
+    def _checkpoints(self) -> list[str]:
+        """Names of those whose manifest has arrived."""
+        paths = map(PurePosixPath, self._names("checkpoints"))
+        return [path.parts[0] for path in paths if len(path.parts) == 2 and path.name == MANIFEST]
+
+    def _names(self, folder: str) -> list[str]:
+        """Of all files below a folder, relative to it. Raises CheckpointError for a name that leads out of it."""
+        base = self.root / folder
+        if not self.files.exists(str(base)):
+            return []
+        names = [PurePosixPath(path).relative_to(base) for path in self.files.find(str(base))]
+        for name in names:
+            if ".." in name.parts:
+                raise CheckpointError(f"{base} has a file named {name}, which would be written elsewhere")
+        return [str(name) for name in names]
+
+    def _put(self, path: Path, name: str) -> None:
+        target = self.root / name
+        self.files.makedirs(str(target.parent), exist_ok=True)
+        self.files.put_file(str(path), str(target))
+
+    def _get(self, name: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.files.get_file(str(self.root / name), str(path))
+
+
+def _state_files(run: Path) -> Iterator[Path]:
+    """Everything of a run folder that it needs to go on, or that people want to read."""
+    for path in sorted(run.rglob("*")):
+        parts = path.relative_to(run).parts
+        if path.is_file() and parts[0] not in LEFT_OUT and path.suffix != ".partial":
+            yield path

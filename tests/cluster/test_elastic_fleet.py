@@ -1,0 +1,155 @@
+"""The fleet over several nodes: an engine that dies and one that hangs are replaced, nodes come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
+
+from actors import engine_spawning
+from actors.compute import start_engines
+from actors.fleet import Fleet, Member
+from actors.rollout_pool import RolloutPool
+from int_ray.config_file import load_config
+from int_ray.types import Outcome, Problem, Purpose, RolloutGroup, TokenIds
+from tests.cluster.test_rollout_pool import FakeGrader, seeds
+from tests.factories import problem
+from tests.fake_engine import SpawnedEngine
+from tests.fakes import FakeProgress
+from tests.faults import figure
+
+DEADLINE_S = 120.0  # of what a test waits for; it only matters on failure
+
+SETTINGS = [
+    "learner.device=cuda",
+    "learner.weight_sync=nccl",
+    "rollout.num_engines=1",
+    "rollout.max_engines=2",
+    "rollout.restarts=50",
+    f"rollout.startup_deadline_s={DEADLINE_S}",
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head with room for one engine: what Ray believes to be GPUs are just numbers here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_process_group_cleanup_enabled", "true")
+        patch.setattr(engine_spawning, "RolloutEngine", SpawnedEngine)
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
+        ray.init(address=nodes.address, log_to_driver=False)
+        yield nodes
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def encode(problem: Problem) -> TokenIds:
+    return np.array([int(problem.answer)], np.int32)
+
+
+class World:
+    """A kept fleet and its pool."""
+
+    def __init__(self, fleet: Fleet, pool: RolloutPool) -> None:
+        self.fleet = fleet
+        self.pool = pool
+
+    async def sample(self, milliseconds: int = 50, num_groups: int = 6) -> list[RolloutGroup]:
+        problems = [replace(problem(index), answer=str(milliseconds)) for index in range(num_groups)]
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.pool.sample(problems, 2, Purpose.TRAIN, 0)
+
+    async def until(self, what: str, condition: Callable[[], object]) -> None:
+        until = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < until, f"waited for {what}"
+            await asyncio.sleep(0.1)
+
+    async def busy(self, member: Member) -> asyncio.Task[list[RolloutGroup]]:
+        """Groups of half a second, some of which the engine is sampling now."""
+        sampling = asyncio.create_task(self.sample(500))
+        await self.until("the engine to be at work", lambda: member.samples)
+        await asyncio.sleep(0.1)
+        return sampling
+
+    def only(self) -> Member:
+        (member,) = self.fleet.members
+        return member
+
+
+def signal_to(member: Member, number: signal.Signals) -> None:
+    assert member.engine.place is not None
+    os.kill(member.engine.place.pid, number)
+
+
+@asynccontextmanager
+async def world(probe_s: float = 60) -> AsyncIterator[World]:
+    """One engine at the start, two where there is room."""
+    config = load_config("configs/quickstart.yaml", [*SETTINGS, f"rollout.probe_s={probe_s}"])
+    async with AsyncExitStack() as stack:
+        progress = FakeProgress()
+        fleet = await start_engines(config, progress, stack)
+        yield World(fleet, RolloutPool(fleet, FakeGrader(), encode, config.rollout, 0, progress))
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+def test_an_engine_that_is_killed_and_one_that_is_stopped_are_replaced_and_no_group_is_missing(cluster: Cluster):
+    async def story() -> None:
+        async with world(probe_s=4) as here:
+            expected = seeds(await here.sample())
+            for number in (signal.SIGKILL, signal.SIGSTOP):
+                before = here.only()
+                sampling = await here.busy(before)
+                signal_to(before, number)
+                groups = await sampling  # it waited for the replacement: there was no other engine
+                assert here.only() is not before and seeds(groups) == expected
+                assert all(one.outcome is Outcome.CORRECT for group in groups for one in group.rollouts)
+
+    run(story())
+
+
+def test_a_node_that_is_added_gets_an_engine_and_one_that_is_drained_gets_nothing_more(cluster: Cluster):
+    async def story() -> None:
+        async with world() as here:
+            stays = here.only()
+            added = time.monotonic()
+            node = cluster.add_node(num_cpus=1, num_gpus=1)
+            await here.until("the second engine", lambda: len(here.fleet.members) == 2)
+            figure("a node is added: until its engine is at work", time.monotonic() - added)
+            joined = next(member for member in here.fleet.members if member is not stays)
+            assert joined.engine.place is not None and joined.engine.place.node_id == node.node_id
+            sampling = await here.busy(joined)
+            drain(cluster, node.node_id)
+            drained = time.monotonic()
+            await sampling
+            await here.until("the second engine to leave", lambda: here.fleet.members == [stays])
+            figure("a node is drained: until its engine has finished and left", time.monotonic() - drained)
+            assert here.fleet.lost == 0
+            cluster.remove_node(node)
+            assert len(await here.sample()) == 6
+
+    run(story())
+
+
+def drain(cluster: Cluster, node_id: str) -> None:
+    """As the autoscaler does before it takes a spot machine away."""
+    pb2: Any = autoscaler_pb2
+    reason = pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = (time.time_ns() // 10**6) + 600_000
+    accepted, why_not = GcsClient(address=cluster.address).drain_node(node_id, reason, "spot", deadline)
+    assert accepted, why_not

@@ -1,0 +1,117 @@
+"""A copy of a run elsewhere: `memory://` stands for an object store, `file://` for a shared disk."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from actors.checkpoint import CheckpointError, Checkpoints, verify
+from actors.storage import Storage, open_storage
+from int_ray.config_file import ConfigError, load_config
+from int_ray.types import RunState
+
+
+def saved(run: Path, iteration: int, keep: int = 2) -> Path:
+    checkpoints, state = Checkpoints(run / "checkpoints", keep), RunState(iteration=iteration)
+    partial = checkpoints.begin(state)
+    (partial / "learner").mkdir()
+    for name in ("model.safetensors", "learner/state.json"):
+        (partial / name).write_text(f"{name} of {iteration}")
+    (run / "rollouts").mkdir(exist_ok=True)
+    (run / "rollouts" / f"{iteration}.jsonl").write_text("{}\n")
+    (run / "oracle_answers.jsonl").write_text("paid\n" * iteration)
+    (run / "groups").mkdir(exist_ok=True)
+    (run / "groups" / "version_000001.jsonl").write_text("{}\n")
+    return checkpoints.complete(partial, state)
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    name = uuid.uuid4().hex
+    yield f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path / name / 'run'}"
+
+
+def test_a_run_goes_on_where_the_disk_is_empty(tmp_path: Path, url: str):
+    run, storage = tmp_path / "run", open_storage(url)
+    for iteration in (1, 2, 3):
+        storage.send(run, saved(run, iteration))
+    assert sorted(storage._checkpoints()) == ["iteration_000002", "iteration_000003"]  # pyright: ignore
+    other = tmp_path / "other"
+    assert open_storage(url).fetch(other) == "iteration_000003"
+    assert verify(other / "checkpoints" / "iteration_000003") == RunState(iteration=3)
+    assert (other / "oracle_answers.jsonl").read_text() == "paid\n" * 3
+    assert sorted(path.name for path in (other / "rollouts").iterdir()) == ["1.jsonl", "2.jsonl", "3.jsonl"]
+    assert not (other / "groups").exists()
+
+
+def test_what_has_not_arrived_whole_or_was_altered_is_passed_over(tmp_path: Path, url: str):
+    run, storage = tmp_path / "run", open_storage(url)
+    for iteration in (1, 2, 3):
+        storage.send(run, saved(run, iteration, keep=3))
+    files, root = storage.files, storage.root / "checkpoints"
+    files.rm_file(str(root / "iteration_000003" / "manifest.json"))  # the connection broke before it came
+    files.pipe_file(str(root / "iteration_000002" / "model.safetensors"), b"model.safetensors of 9")
+    assert storage.fetch(tmp_path / "other") == "iteration_000001"
+    files.pipe_file(str(root / "iteration_000001" / "model.safetensors"), b"model.safetensors of 9")
+    with pytest.raises(CheckpointError, match=r"iteration_000002.*iteration_000001"):
+        storage.fetch(tmp_path / "third")
+
+
+def test_the_manifest_comes_last(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch):
+    run, storage, order = tmp_path / "run", open_storage(url), []
+    put = storage._put  # pyright: ignore
+    monkeypatch.setattr(storage, "_put", lambda path, name: (order.append(name), put(path, name)))
+    storage.send(run, saved(run, 1))
+    assert order[-1] == "checkpoints/iteration_000001/manifest.json"
+    assert "oracle_answers.jsonl" in order[:2]
+    del order[:]
+    storage.send(run, saved(run, 2))
+    assert "rollouts/1.jsonl" not in order and "rollouts/2.jsonl" in order  # only what is new
+
+
+def test_an_empty_store_has_nothing(tmp_path: Path, url: str):
+    assert open_storage(url).fetch(tmp_path / "run") is None
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path):
+    class Hostile:
+        def exists(self, path: str) -> bool:
+            return True
+
+        def find(self, path: str) -> list[str]:
+            return [f"{path}/../../evil/manifest.json"]
+
+    with pytest.raises(CheckpointError, match="written elsewhere"):
+        Storage(Hostile(), "/bucket/run").fetch(tmp_path)  # pyright: ignore
+
+
+def test_an_unknown_protocol_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"run.storage: nowhere://x"):
+        open_storage("nowhere://x")
+    if "s3" in fsspec.available_protocols() and not _has("s3fs"):
+        with pytest.raises(ConfigError, match=r"pip install 'int-ray\[s3\]'"):
+            open_storage("s3://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("run.storage=/mnt/run", "is no URL"),
+        ("run.storage=s3://key:secret@bucket/run", "keep credentials out of the URL"),
+        ("run.keep_best=hard/pass@8", "is no figure of this run's evaluations"),
+        ("run.keep_best=hard_test/pass@8", "needs evaluations in between"),
+    ],
+)
+def test_settings_that_cannot_work_are_named(setting: str, reason: str):
+    with pytest.raises(ConfigError, match=reason):
+        load_config("configs/quickstart.yaml", [setting])
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
