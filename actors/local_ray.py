@@ -18,6 +18,8 @@ from ray._raylet import AuthenticationTokenLoader, Config  # pyright: ignore[rep
 LOCAL_ENVIRONMENT = {
     # A killed actor takes its children along; otherwise vLLM's engine process survives it and keeps its memory.
     "RAY_process_group_cleanup_enabled": "true",
+    # A killed driver takes the GCS along, and Ray's agents end once they have given it up: after 60 s by default.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # also silences a warning

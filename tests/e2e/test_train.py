@@ -113,7 +113,7 @@ def killed_when(folder: Path, what: str, condition: Callable[[], bool]) -> None:
         process.kill()
         output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, output
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=180)  # Ray's agents wait a while for a GCS that is gone
     assert not alive, alive
 
 
