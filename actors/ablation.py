@@ -29,6 +29,7 @@ from int_ray.ablation import (
     write_table,
 )
 from int_ray.config import Config
+from int_ray.errors import RunError
 from int_ray.evaluation import Tally
 from int_ray.evaluation_results import interval
 from int_ray.intervention_records import read_intervention
@@ -120,6 +121,11 @@ class Ablation:
         await self.reset(settings)
         if cloned:
             update = await self.ports.learner.patch(patch_batches(cloned, settings, self.config.run.seed))
+            if update.not_finite:
+                raise RunError(
+                    f"patching: {row.label}: loss or gradient of {len(update.not_finite)} updates is not finite, and "
+                    "the row would show another patch; lower patch.optimizer.learning_rate, choose another run.folder"
+                )
             self.folder.journal.write("patched", row=row.name, num_updates=update.num_updates, **update.metrics)
         await self.ports.weights.publish(PATCHES.index(row) + 1)
 

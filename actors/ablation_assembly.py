@@ -42,7 +42,9 @@ async def assemble_ablation(
         collector = Collector(config, problems, collecting, round_, folder, tokenizer)
 
         async def reset(patch: PatchConfig) -> None:
-            await learner.reset(replace(learner_settings(config), patch=patch))
+            async with fleet.turn:  # an engine that joins meanwhile waits for the next publish
+                fleet.learner_in_step = False
+                await learner.reset(replace(learner_settings(config), patch=patch))
 
         ports = Ports(**vars(collecting), learner=in_turn, weights=weights)
         yield Ablation(config, problems, ports, collector, folder, reset)

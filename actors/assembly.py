@@ -30,6 +30,7 @@ from actors.run_folder import RunFolder, traced_folder
 from actors.trace import Trace, TracedProgress, traced
 from actors.watchdog import watched
 from actors.weight_sync import EngineWeightSync, weight_sender
+from int_ray.arms import run_name
 from int_ray.config import Config
 from int_ray.config_checks import num_gpus
 from int_ray.deadlines import stall_abort_s
@@ -94,6 +95,7 @@ async def assemble_on(
         trace, progress = open_trace(folder, progress, stack)
         services = await start_services(config, folder.path, progress, stack, grader=compute.grader)
         teacher = build_teacher(config, services.oracles, None)
+        compute.fleet.begin_run()
         async with compute.fleet.turn:  # an engine that joins meanwhile waits for the first publish
             compute.fleet.learner_in_step = False
             await compute.learner.reset(learner_settings(config))
@@ -136,7 +138,7 @@ async def connect_parts(
     watching = watched(parts.progress, fleet, folder.path, config.run.stall_warning_s, stall_abort_s(config))
     progress = await stack.enter_async_context(watching)
     services = replace(parts.services, grader=traced(parts.services.grader, trace, "graders", "grade"))
-    gauges = Gauges(folder.path.name, fleet, services.accounts.ledger, trace)
+    gauges = Gauges(run_name(folder.path), fleet, services.accounts.ledger, trace)
     folder.loggers.add("the live figures", gauges)
     await stack.enter_async_context(gauges.live())
     folder = traced_folder(folder, trace)

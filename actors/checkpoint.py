@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -48,6 +49,7 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
         self.score = score
+        self.pruned: set[str] = set()  # names of those that were deleted for newer ones
         self._begun = 0
 
     def begin(self, state: RunState) -> Path:
@@ -69,7 +71,7 @@ class Checkpoints:
         (partial / STATE).write_text(json.dumps(asdict(state), indent=1))
         _write_manifest(partial)
         final = self.folder / _name(state.iteration)
-        shutil.rmtree(final, ignore_errors=True)  # of a run that went back behind it
+        _discard(final)  # of a run that went back behind it
         partial.rename(final)
         _sync(self.folder)
         self._prune()
@@ -82,29 +84,30 @@ class Checkpoints:
             kept.append(max(folders, key=lambda folder: score(int(folder.name.removeprefix("iteration_")))))
         for old in folders:
             if old not in kept:
-                shutil.rmtree(old)
+                _discard(old)
+                self.pruned.add(old.name)
 
     def clear_partial(self) -> None:
         """Delete what was begun and not completed."""
         for path in self.folder.glob("*.partial*"):
             shutil.rmtree(path, ignore_errors=True)
 
-    def latest(self) -> tuple[Path | None, list[CheckpointError]]:
-        """The newest checkpoint that verifies, or None if there is none at all; and what is wrong with newer ones.
+    def latest(self) -> tuple[Path | None, RunState, list[CheckpointError]]:
+        """The newest checkpoint that verifies and its state, or None and a fresh one if there is none at all.
+
+        And what is wrong with newer ones.
 
         Raises CheckpointError when there are some and none verifies: starting anew would bury them.
         """
         mistakes: list[CheckpointError] = []
         for folder in reversed(self.complete_folders()):
             try:
-                verify(folder)
+                return folder, verify(folder), mistakes
             except CheckpointError as error:
                 mistakes.append(error)
-                continue
-            return folder, mistakes
         if mistakes:
             raise CheckpointError("; ".join(map(str, mistakes)))
-        return None, []
+        return None, RunState(), []
 
     def set_aside(self, good: Path) -> None:
         """Rename those that are newer than `good`, the newest that verifies, to `.corrupt`."""
@@ -118,6 +121,12 @@ class Checkpoints:
         """In the order of writing: a run resumed from an older checkpoint outdates those that follow it."""
         folders = [path for path in self.folder.glob("iteration_*") if re.fullmatch(r"iteration_\d+", path.name)]
         return sorted(folders, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _discard(folder: Path) -> None:
+    """Delete a checkpoint, first its name: half of one is none. What cannot be deleted now is tried again later."""
+    with suppress(OSError):
+        shutil.rmtree(folder.rename(folder.with_suffix(".partial0")), ignore_errors=True)
 
 
 def _name(iteration: int) -> str:
@@ -167,7 +176,9 @@ def _write_manifest(folder: Path) -> None:
         _sync(path)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
     _sync(folder / MANIFEST)
-    _sync(folder)
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            _sync(path)
 
 
 def sha256(path: Path) -> str:

@@ -56,7 +56,8 @@ class LearnerInTurn:
 
     async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
         """See ports.Learner."""
-        return await self.learner.logprobs_of(sequences, temperature)
+        async with self.fleet.turn:
+            return await self.learner.logprobs_of(sequences, temperature)
 
     @property
     def starts(self) -> int:
@@ -70,6 +71,10 @@ class LearnerInTurn:
     async def send_weights(self) -> object:
         """See SendingLearner."""
         return await self.learner.send_weights()
+
+    def close(self) -> None:
+        """See SendingLearner."""
+        self.learner.close()
 
     async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         """See SendingLearner."""
@@ -85,12 +90,22 @@ class LearnerInTurn:
 
 
 class ColocatedLearner(LearnerInTurn):
-    """A learner that has the GPU to itself while it patches or reinforces."""
+    """A learner that has the GPU to itself while it patches, reinforces or computes log-probs for an evaluation."""
 
     def __init__(self, learner: WholeLearner, fleet: Fleet, deadline_s: float) -> None:
         super().__init__(learner, fleet)
         self.deadline_s = deadline_s
         self._engines_sleep = False
+
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        """See ports.Learner. Engines that were awake are awake again afterwards, with the weights that they had."""
+        async with self.fleet.turn:
+            were_awake = not self._engines_sleep
+            await self._put_to_sleep()
+            found = await self.learner.logprobs_of(sequences, temperature)
+            if were_awake:
+                await self._wake()
+            return found
 
     async def send_weights(self) -> object:
         """Wake the weights, send, and only then wake the cache: the learner's copy needs its room."""
@@ -106,15 +121,21 @@ class ColocatedLearner(LearnerInTurn):
         return await super()._change(partial(self._alone, work))
 
     async def _alone(self, work: Callable[[], Awaitable[Update]]) -> Update:
+        await self._put_to_sleep()
+        update = await work()
+        if not update.changed_weights:  # nobody will send any
+            await self._wake()
+        return update
+
+    async def _put_to_sleep(self) -> None:
         if not self._engines_sleep:
             await self._on_engines("fall asleep", lambda engine: engine.sleep())
             self._engines_sleep = True
-        update = await work()
-        if not update.changed_weights:  # nobody will send any
-            await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
-            await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
-            self._engines_sleep = False
-        return update
+
+    async def _wake(self) -> None:
+        await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
+        await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
+        self._engines_sleep = False
 
     async def _on_engines(self, what: str, call: Callable[[Engine], Awaitable[None]]) -> None:
         async def ask(member: Member) -> None:

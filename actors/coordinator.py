@@ -83,6 +83,8 @@ class Coordinator:
             try:
                 return await self.train_from(state)
             except LearnerError as error:
+                if self.stop.is_set():
+                    await self.recovery.leave_without(error)
                 self.boundary = state = await self.recovery.rebuild(error)
                 self.updates.since_boundary = False
             except RunError:

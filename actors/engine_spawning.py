@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.engine_client import Engine, RemoteEngine
+from actors.engine_client import Engine, RemoteEngine, cause_of
 from actors.failures import EngineCallError, EngineDiedError
 from actors.placement import on_this_machine
 from actors.rollout_engine import RolloutEngine
@@ -41,7 +42,10 @@ class EngineStarter:
             own = self.reserve()
             if own is not None:
                 undo.callback(remove_placement_group, own)
-                await own.ready()
+                try:
+                    await own.ready()
+                except RayError as error:
+                    raise EngineDiedError(f"no room for a rollout engine: {cause_of(error)}") from error
             engine = self.spawn(own)
             undo.push_async_callback(close_engines, [engine])
             await self.start_all([engine])

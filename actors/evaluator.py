@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from actors.rollout_pool import all_or_none
 from actors.run_folder import replace_file
 from int_ray.config import Config
 from int_ray.decoding import checkpoints, decoding
@@ -13,6 +12,7 @@ from int_ray.evaluation import CheckpointScores, Tally, curve_sizes, score_check
 from int_ray.evaluation_results import Results, interval, markdown, write_results
 from int_ray.ports import Progress, Rollouts
 from int_ray.result_folder import GroupFile, ResultFolder
+from int_ray.side_by_side import all_or_none
 from int_ray.types import Problem, Purpose
 
 # The path of a checkpoint -> rollouts with its weights, for as long as the context lasts.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from ray.exceptions import ObjectLostError, RayActorError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError
 
 from int_ray.config_file import ConfigError
 from int_ray.errors import Resumable, RunError
@@ -30,20 +30,23 @@ class EngineHungError(EngineDiedError):
     """A rollout engine has not answered in time, and was killed for it."""
 
 
-class EngineCallError(RuntimeError):
-    """A rollout engine lives, but refused a call or failed in it."""
+class EngineCallError(RunError):
+    """A rollout engine lives, but refused a call or failed in it. A group that is refused is a PoisonedGroupError."""
 
 
 class PoisonedGroupError(RuntimeError):
-    """One engine after the other was lost to the same group."""
+    """One engine after the other was lost to the same group, or one has refused it."""
 
 
 class FleetLostError(Resumable):
     """No rollout engine is left, and none came in the place of the last one."""
 
 
+# What Ray says of a call whose actor is gone; OutOfMemoryError: killed by Ray, before the machine ran out of memory.
+ACTOR_GONE = (RayActorError, OutOfMemoryError, NodeDiedError)
+
 TABLE: dict[Kind, tuple[type[BaseException], ...]] = {
-    Kind.INFRA: (EngineDiedError, RayActorError, ObjectLostError, TimeoutError),
+    Kind.INFRA: (EngineDiedError, *ACTOR_GONE, ObjectLostError, TimeoutError),
     Kind.DATA: (PoisonedGroupError,),
     Kind.CONFIG: (ConfigError,),
 }

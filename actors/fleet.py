@@ -45,7 +45,8 @@ class Fleet:
         # Brings them to the recruits; None where nobody trains: the weights that engines start with are the right ones.
         self.refresh: Callable[[], Awaitable[None]] | None = None
         self.is_kept = False  # a keeper replaces what is lost
-        self.lost = 0  # engines, but for those that were leaving
+        self.lost = 0  # engines since the run began, but for those that were leaving
+        self.failed_starts = 0  # of engines, since then
         self.last_error: Exception | None = None  # what the latest engine was lost to
         self._end: FleetLostError | None = None  # what to raise when there is no engine
         self._wrap: Callable[[Engine, str], Engine] = lambda engine, name: engine
@@ -75,6 +76,10 @@ class Fleet:
     def waiting(self) -> int:
         """Requests that no engine has room for."""
         return len(self._line)
+
+    def begin_run(self) -> None:
+        """Another run begins: what was lost before does not count for it."""
+        self.lost = self.failed_starts = 0
 
     def wrap_engines(self, wrap: Callable[[Engine, str], Engine]) -> None:
         """Replace every engine, present and future, by `wrap(engine, name)`; an earlier wrapping is undone."""
@@ -107,21 +112,24 @@ class Fleet:
             if member in self._members:
                 self._leave(member)
 
-    def lose(self, member: Member, error: EngineDiedError) -> None:
-        """Take an engine out that is dead or not to be reached; nothing if it is out already."""
+    def lose(self, member: Member, error: EngineDiedError, *, is_fault: bool = True) -> None:
+        """Take an engine out that is dead or not to be reached; nothing if it is out already.
+
+        Not its fault: it costs no restart.
+        """
         if member in self._members or member in self._recruits:
             member.engine.kill()  # should it be alive after all, it would go on decoding for nobody
             self._remove(member)
             self.last_error = error
-            self.lost += not member.is_leaving
+            self.lost += is_fault and not member.is_leaving
             self.progress.say(f"{member.name} is lost ({error}); {len(self._members)} left")
-        if not self._members and not self.is_kept:
+        if not self._by_load and not self.is_kept:
             self.give_up(f"no rollout engine is left: {error}")
 
     def give_up(self, reason: str) -> None:
-        """Nobody replaces engines any more. Once there are none, whoever wants one gets FleetLostError."""
+        """Nobody replaces engines any more. Once none takes work, whoever wants one gets FleetLostError."""
         self.is_kept, self._end = False, FleetLostError(reason)
-        while not self._members and self._line:
+        while not self._by_load and self._line:
             turn, _ = self._line.popleft()
             if not turn.done():
                 turn.set_exception(self._end)
@@ -137,7 +145,7 @@ class Fleet:
             self._serve()
 
     async def _take(self, samples: int) -> Member:
-        if not self._members and not self.is_kept:
+        if not self._by_load and not self.is_kept:
             raise self._end or FleetLostError("there is no rollout engine")
         if not self._line and self._has_room():
             return self._reserve(samples)

@@ -59,7 +59,6 @@ class FleetKeeper:
         self._starting: set[asyncio.Task[None]] = set()
         self._probes: dict[Member, asyncio.Task[None]] = {}
         self._refresh: asyncio.Task[None] | None = None
-        self._failed = 0  # starts
         self._said_so = False  # that the budget is spent
         self._failed_in_a_row = 0
         self._not_before = 0.0  # when the next start may be, on the loop's clock
@@ -90,7 +89,8 @@ class FleetKeeper:
         for member in self.fleet.everyone:
             if member.engine.place is not None and member.engine.place.node_id in draining:
                 self.fleet.retire(member)
-            if member.is_leaving and member.samples == 0:
+            # Not while weights are sent: all receivers of NCCL are one group.
+            if member.is_leaving and member.samples == 0 and not self.fleet.turn.locked():
                 self.fleet.lose(member, EngineDiedError("its node is drained"))
 
     def _replace(self, tasks: asyncio.TaskGroup, now: float) -> None:
@@ -104,6 +104,7 @@ class FleetKeeper:
                 self.progress.say(f"no more rollout engines are started: {self._budget()}")
                 self._said_so = True
             return
+        self._said_so = False
         for _ in range(missing):
             task = tasks.create_task(self._start())
             self._starting.add(task)
@@ -113,7 +114,7 @@ class FleetKeeper:
         try:
             engine = await self.start_engine()
         except (EngineDiedError, EngineCallError, TimeoutError) as error:
-            self._failed += 1
+            self.fleet.failed_starts += 1
             self._failed_in_a_row += 1
             pause = min(2.0**self._failed_in_a_row, LONGEST_PAUSE_S)
             self._not_before = asyncio.get_running_loop().time() + pause
@@ -129,7 +130,7 @@ class FleetKeeper:
         return f"more than {self.config.restarts} (rollout.restarts) were lost or did not start"
 
     def _is_budget_spent(self) -> bool:
-        return self.fleet.lost + self._failed > self.config.restarts
+        return self.fleet.lost + self.fleet.failed_starts > self.config.restarts
 
     def _let_in(self, tasks: asyncio.TaskGroup) -> None:
         """Have recruits brought the weights, unless the learner is about to publish newer ones anyhow."""

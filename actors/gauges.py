@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from ray.util.metrics import Gauge
@@ -31,7 +31,7 @@ FROM_ROWS = {
     "sync/seconds": "weight_sync_seconds",
     "time/iteration_s": "iteration_seconds",
 }
-# Every figure, and what Prometheus is told about it. All have one label, the run's folder name.
+# Every figure, and what Prometheus is told about it. All have one label, the run's name.
 FIGURES = {
     "iteration": "Iterations that are done",
     "reward": "Mean reward of the iteration's rollouts",
@@ -54,6 +54,8 @@ FIGURES = {
     "oracle_tokens": "Tokens that these calls have read and written",
     "oracle_cost": "What they cost, in the currency of oracle.prices",
 }
+# Those that are 0 once the run has ended.
+LOAD = ("engines", "samples_in_flight", "requests_waiting", "tokens_per_second", "rollouts_per_second")
 
 
 class Gauges:
@@ -91,9 +93,11 @@ class Gauges:
             yield
         finally:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()  # raises what ended it before
             self.refresh()
+            self._set(dict.fromkeys(LOAD, 0))  # Ray would go on showing the last ones
 
     async def _keep_fresh(self) -> None:
         while True:

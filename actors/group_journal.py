@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from actors.engine_client import Sampling
 
 
-def group_key(start: Start, sampling: Sampling) -> str:
-    """SHA-256 (hex) of all that a group depends on, beside the weights; `sampling` has the group's own seed."""
+def group_key(start: Start, sampling: Sampling, version: int) -> str:
+    """SHA-256 (hex) of all that a group depends on; `version` of the policy asked for it, `sampling` has its own seed.
+
+    Evaluations share their seeds, so that nothing but the version tells two of them apart.
+    """
     problem = start.problem
     ids = start.prompt_ids.tolist(), start.prefix_ids.tolist()
-    parts = [problem.id, problem.answer, *ids, astuple(sampling)]
+    parts = [version, problem.id, problem.answer, *ids, astuple(sampling)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -86,6 +89,10 @@ class GroupJournal:
             groups, self._waiting = self._waiting, []
             if groups:
                 await self._write_beside(groups)
+
+    def close(self) -> None:
+        """Write what has been given to it, and end."""
+        self._writer.shutdown(wait=True)
 
     async def _write_beside(self, groups: list[tuple[int, str, RolloutGroup]]) -> None:
         try:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from actors.evaluator import workers
-from actors.rollout_pool import all_or_none
 from int_ray.config import Config
 from int_ray.errors import Resumable
 from int_ray.evaluation import Tally
@@ -16,6 +15,7 @@ from int_ray.oracles.chat import LASTING, OUTAGES, Fault
 from int_ray.oracles.solver import Solver, as_response
 from int_ray.ports import Grader, Progress, Rollouts
 from int_ray.result_folder import ResultFolder
+from int_ray.side_by_side import all_or_none
 from int_ray.types import Outcome, Problem, Purpose
 
 TOLD = 100  # problems after which a line says how far it is, for those who see no progress bar

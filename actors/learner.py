@@ -12,10 +12,11 @@ from typing import Any, TypeVar, cast
 
 import ray
 from ray.actor import ActorHandle, ActorProxy
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.failures import ACTOR_GONE
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.learner_state import read_receipt, receipt
 from actors.placement import on_this_machine
@@ -156,7 +157,7 @@ class Learner:
         errors = [error for answer in done if (error := answer.exception())]
         for error in errors:
             # What a rank raised is a RayTaskError too, be it that it talked to an actor that died.
-            if isinstance(error, RayActorError) and not isinstance(error, RayTaskError):
+            if isinstance(error, ACTOR_GONE) and not isinstance(error, RayTaskError):
                 reason = str(error).strip().splitlines()[-1]
                 raise LearnerError(f"a learner rank died during {what}: {reason}") from error
             # Half an update cannot be taken back, and ranks that waited for this one have given up as well.
@@ -172,7 +173,10 @@ class Learner:
 
 
 def _is_of_torch(cause: BaseException) -> bool:
-    """An error of torch itself, such as a lost connection between ranks or no memory left; not of what it was given."""
+    """An error of torch itself, such as a lost connection between ranks or no memory left; not of what it was given.
+
+    Torch raises RuntimeError as it is; the project's own errors are subclasses.
+    """
     return type(cause) is RuntimeError or type(cause).__module__.partition(".")[0] == "torch"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from int_ray.compute.optimization import Optimization
 from int_ray.compute.policy import Policy
 from int_ray.compute.sharding import join_ranks
 from int_ray.compute.trainer import LearnerSettings, Trainer
+from int_ray.errors import RunError
 from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
 
 
@@ -65,19 +66,19 @@ class LearnerRank:
 
     def open_weight_sender(self, sender: WeightSender) -> None:
         """Set how `send_weights` brings the weights to the engines."""
+        if self.sender is not None:
+            self.sender.close()
         self.sender = sender
 
     def send_weights(self) -> object:
         """Send the current weights; returns what the sender returns."""
         if self.sender is None:
-            raise RuntimeError("no weight sender: call open_weight_sender first")
+            raise RunError("no weight sender: call open_weight_sender first")
         return self.sender.send(self.trainer.policy.model, self.is_main)
 
     def save(self, folder: Path) -> None:
         """Copy everything `load` needs, and write it into an existing empty folder meanwhile (see learner_state.py)."""
-        error = self._written.exception()  # once it is written: two copies at a time would be too many
-        if error is not None and not isinstance(error, OSError):  # of those the receipt has told
-            raise error
+        wait([self._written])  # two copies at a time would be too many; how it ended the receipt has told
         trainer, model = self.trainer, self.trainer.policy.model
         snapshot = Snapshot(self.mesh.get_rank(), self.mesh.size())
         snapshot.add_model(model, folder)

@@ -53,8 +53,10 @@ class Snapshot:
 
     def add_model(self, model: PreTrainedModel, folder: Path) -> None:
         """The weights, with their config. Collective."""
-        # named_parameters names tied weights once, which is how they are stored.
+        # Tied weights are named once, which is how they are stored.
+        stored = model.state_dict().keys()
         named = list(model.named_parameters())
+        named += [(name, buffer) for name, buffer in model.named_buffers() if name in stored]
         # Where names or shapes on disk differ from those in memory, the library has to see all weights at once.
         converted = bool(getattr(model, "_weight_conversions", None))
         num_files = 1 if converted else self.num_ranks
@@ -95,20 +97,18 @@ class Snapshot:
         self.add(write)
 
     def write(self, folder: Path) -> None:
-        """Write everything, then the receipt, however it ended."""
-        paths, error = list(self.files), [errno.EIO, "the log of the learner's rank says more"]
+        """Write everything, then the receipt, which tells of every error: the caller is busy training."""
+        paths, error = list(self.files), None
         try:
             while self._rest:
                 self._rest.pop()()
             while self.files:
                 write_shard(*self.files.popitem())
-            error = None
-        except OSError as caught:
-            error = [caught.errno, str(caught)]
+        except Exception as caught:  # tokenizers raise no other kind where the disk is full
+            error = [getattr(caught, "errno", None) or errno.EIO, str(caught)]
             for path in filter(Path.is_file, paths):  # the receipt needs room on a full disk
                 path.unlink()
-        finally:
-            _write_receipt(receipt(folder, self.rank), error)
+        _write_receipt(receipt(folder, self.rank), error)
 
 
 def _write_receipt(path: Path, error: list[Any] | None) -> None:

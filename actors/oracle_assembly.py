@@ -129,7 +129,7 @@ def build_teacher(config: Config, apis: Mapping[OracleKindName, Oracle], own: St
     checker = CHECKERS[config.oracle.checker]() if own is None else own
     if not isinstance(checker, SolvingChecker):
         raise RunError("patch.clone: solutions needs an oracle that has `solve(problem)` beside `propose(attempt)`")
-    return CheckerTeacher(kind if own is None else "own", checker)
+    return CheckerTeacher(kind if own is None else "own", checker, config.oracle)
 
 
 def build_segmenter(config: Config, tokenizer: PreTrainedTokenizerBase) -> Segmenter:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import ray
 from ray._private.state import state as cluster_state
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -34,8 +35,7 @@ async def patience(progress: Progress, what: str, deadline_s: float) -> AsyncIte
         yield
     finally:
         saying.cancel()
-        with suppress(asyncio.CancelledError):
-            await saying
+        await asyncio.wait([saying])  # unlike awaiting it, lets a cancellation of the block's own task through
 
 
 def expect_gpus(needed: int, progress: Progress) -> None:
@@ -62,8 +62,14 @@ def on_this_machine() -> NodeAffinitySchedulingStrategy:
 
 
 async def draining_nodes() -> Collection[str]:
-    """Hex ids of the nodes that will be gone soon: preempted, or removed by the autoscaler."""
-    return await asyncio.to_thread(cluster_state.get_draining_nodes)
+    """Hex ids of the nodes that will be gone soon: preempted, or removed by the autoscaler.
+
+    None while Ray cannot be asked; whoever wants to know asks again in a second.
+    """
+    try:
+        return await asyncio.to_thread(cluster_state.get_draining_nodes)
+    except (RayError, RuntimeError):
+        return ()
 
 
 async def reserve_learner_gpus(config: LearnerConfig) -> PlacementGroup | None:

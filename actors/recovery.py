@@ -7,16 +7,17 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from actors.background import in_background
 from actors.checkpoint import Checkpoints, verify
 from actors.run_folder import RunFolder
-from actors.storage import open_storage
+from actors.storage import Storage, open_storage
 from int_ray.config import Config
-from int_ray.errors import LearnerError, Resumable, Stopped
+from int_ray.errors import LearnerError, RunError, Stopped
 from int_ray.ports import Learner, Progress
 from int_ray.types import RunState
 
 
-class LearnerLost(Resumable):
+class LearnerLost(RunError):
     """The learner failed more often than learner.restarts allows."""
 
 
@@ -34,8 +35,10 @@ class Recovery:
         self.last: Path | None = None  # newest checkpoint of this run; None: the base model
         self.saved: RunState | None = None  # what this process has saved there
         self.restarts = 0
+        self.lost: LearnerError | None = None  # why the learner has no weights of any iteration; None: it has
         self._writing: asyncio.Task[None] | None = None  # the learner's part of what follows
         self._saving: asyncio.Task[None] | None = None
+        self._sending: str | None = None  # name of the checkpoint that is on its way to the storage
 
     def begin(self, checkpoint: Path | None) -> None:
         """State and weights come from this checkpoint; None: from the base model."""
@@ -76,7 +79,7 @@ class Recovery:
             return
         try:
             writing.result()
-            path = await asyncio.to_thread(self.checkpoints.complete, partial, state)
+            path = await asyncio.wrap_future(in_background(self.checkpoints.complete, partial, state))
         except OSError as error:  # TimeoutError is one
             self._failed(state, error)
             return
@@ -84,18 +87,27 @@ class Recovery:
         self.folder.groups.keep_only(state.policy_version)
         self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
         if self.storage is not None:
-            sending = asyncio.to_thread(self.storage.send, self.folder.path, path)
-            # Every store has errors of its own; the run has its checkpoint, whatever they are.
-            (error,) = await asyncio.gather(sending, return_exceptions=True)
-            if error is not None:
-                self.progress.say(f"{path.name} could not be sent to {self.config.run.storage}: {error}")
-                self.folder.journal.write("checkpoint_not_sent", iteration=state.iteration, reason=str(error))
+            self._sending = path.name
+            await self._send(self.storage, path, state)
+            self._sending = None
+
+    async def _send(self, storage: Storage, path: Path, state: RunState) -> None:
+        deadline = self.config.run.storage_deadline_s
+        sending = in_background(storage.send, self.folder.path, path, self.checkpoints.pruned)
+        # Every store has errors of its own; the run has its checkpoint, whatever they are.
+        (error,) = await asyncio.gather(
+            asyncio.wait_for(asyncio.wrap_future(sending), deadline), return_exceptions=True
+        )
+        if error is not None:
+            reason = str(error) or f"it took longer than {deadline:g} s (run.storage_deadline_s)"
+            self.progress.say(f"{path.name} could not be sent to {self.config.run.storage}: {reason}")
+            self.folder.journal.write("checkpoint_not_sent", iteration=state.iteration, reason=reason)
 
     def _score(self, iteration: int) -> float:
         """The figure run.keep_best at the end of an iteration; minus infinity without an evaluation."""
         name, figure = str(self.config.run.keep_best).rsplit("/", 1)
-        score = self.folder.scores().get(iteration, {}).get(name)
-        return -math.inf if score is None else score["figures"][figure]["mean"]
+        figures = self.folder.scores().get(iteration, {}).get(name, {"figures": {}})["figures"]
+        return figures[figure]["mean"] if figure in figures else -math.inf
 
     def _failed(self, state: RunState, error: OSError) -> None:
         self.checkpoints.clear_partial()
@@ -105,14 +117,13 @@ class Recovery:
 
     async def rebuild(self, error: LearnerError) -> RunState:
         """New ranks with the weights of the last checkpoint; returns its state. Raises LearnerLost."""
-        if self._writing is not None:
-            self._writing.cancel()  # unless all is written: nobody goes on with it
-        await self.settle()
+        self.lost = error
+        await self._settle_without_learner()
         while True:
             self.restarts += 1
             if self.restarts > self.config.learner.restarts:
                 raise LearnerLost(f"{error} (learner.restarts = {self.config.learner.restarts} are spent)") from error
-            state = RunState() if self.last is None else await asyncio.to_thread(verify, self.last)
+            state = RunState() if self.last is None else await asyncio.wrap_future(in_background(verify, self.last))
             origin = self.config.model.path if self.last is None else self.last.name
             self.progress.say(f"The learner is lost ({error}); going back to iteration {state.iteration}, {origin}")
             self.folder.journal.write("learner_rebuilt", iteration=state.iteration, origin=origin, reason=str(error))
@@ -122,7 +133,13 @@ class Recovery:
             except LearnerError as another:
                 error = another
             else:
+                self.lost = None
                 return state
+
+    async def _settle_without_learner(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()  # unless all is written: nobody goes on with it
+        await self.settle()
 
     async def stop(self, training: asyncio.Task[Any], boundary: RunState, *, weights_changed: bool) -> None:
         """Save what can be saved within run.stop_deadline_s. Raises Stopped, or leaves it to `training`."""
@@ -130,20 +147,30 @@ class Recovery:
         self.progress.say(f"Asked to stop: saving, for {deadline:g} s at most")
         try:
             async with asyncio.timeout(deadline):
-                if weights_changed:  # no checkpoint could hold half an iteration: it goes on to its end
+                if weights_changed and self.lost is None:  # no checkpoint could hold half an iteration: it goes on
                     await asyncio.wait({training})
                     return
                 training.cancel()
                 await asyncio.wait({training})
+                if self.lost is not None:
+                    await self.leave_without(self.lost)
                 await self.save(boundary)
                 await self.leave(boundary)
         except (TimeoutError, LearnerError) as error:
-            last = "there is no checkpoint" if self.last is None else f"the last checkpoint is {self.last}"
-            late = f"could not save within {deadline:g} s (run.stop_deadline_s)"
+            what = f"send {self._sending} to {self.config.run.storage}" if self._sending else "save"
+            late = f"could not {what} within {deadline:g} s (run.stop_deadline_s)"
             reason = str(error) if isinstance(error, LearnerError) else late
-            raise Stopped(f"asked to stop, but {reason}; {last}") from None
+            raise Stopped(f"asked to stop, but {reason}; {self._newest()}") from None
 
     async def leave(self, state: RunState) -> NoReturn:
         """Everything was saved, or cannot be."""
         await self.settle()
         raise Stopped(f"asked to stop after iteration {state.iteration}")
+
+    async def leave_without(self, error: LearnerError) -> NoReturn:
+        """The learner is lost: what was saved is all that can be."""
+        await self._settle_without_learner()
+        raise Stopped(f"asked to stop, but {error}; {self._newest()}")
+
+    def _newest(self) -> str:
+        return "there is no checkpoint" if self.last is None else f"the last checkpoint is {self.last}"

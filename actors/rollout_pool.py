@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from actors.group_journal import GroupJournal, group_key
 from int_ray.config import RolloutConfig
 from int_ray.ports import Grader, Progress
 from int_ray.seeds import sample_seed
+from int_ray.side_by_side import all_or_none
 from int_ray.types import Completion, Intervention, Outcome, Problem, Purpose, Rollout, RolloutGroup, Start, TokenIds
 
 T = TypeVar("T")
@@ -24,6 +25,7 @@ T = TypeVar("T")
 NO_PREFIX: TokenIds = np.array([], np.int32)
 # So many engines may be lost to one group. A deadline is the group's own; a death takes along all that the engine had.
 MOST_HANGS, MOST_DEATHS = 2, 4
+MOST_REFUSED = 8  # groups, one after the other: then it is not the groups' fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,8 @@ class RolloutPool:
     """Implements the ports Rollouts and Policy. `encode_prompt` applies the chat template.
 
     What an engine was sampling when it died or hung is sampled again by another one, with the same seeds. A group that
-    engine after engine is lost to comes back ungraded, without a token (Outcome.ERROR). Any other failure ends its
-    call, along with all that the engines still decode for it.
+    engine after engine is lost to, or that one refuses, comes back ungraded, without a token (Outcome.ERROR). Any other
+    failure ends its call, along with all that the engines still decode for it.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RolloutPool:
         self.run_seed = run_seed
         self.progress = progress
         self.journal = journal  # of groups that a resumed run need not sample again
+        self._refused = 0  # groups, since the last one that was sampled
 
     async def sample(self, problems: Sequence[Problem], n: int, purpose: Purpose, round_: int) -> list[RolloutGroup]:
         """`n` rollouts per problem, groups in the order of `problems`."""
@@ -127,7 +130,7 @@ class RolloutPool:
 
     async def _journalled_group(self, journal: GroupJournal, call: Call, start: Start, seed: int) -> RolloutGroup:
         """What a run before this one has sampled, or a group that is written down."""
-        key = group_key(start, replace(call.sampling, seed=seed))
+        key = group_key(start, replace(call.sampling, seed=seed), call.version)
         known = journal.find(key, start)
         if known is not None:
             return known
@@ -154,7 +157,10 @@ class RolloutPool:
     async def _sampled(
         self, call: Call, what: str, prompt_ids: TokenIds, prefix_ids: TokenIds, seed: int
     ) -> EngineGroup:
-        """From the first engine that lives to the end of the request. Raises PoisonedGroupError."""
+        """From the first engine that lives to the end of the request.
+
+        Raises PoisonedGroupError, or EngineCallError where engines refuse group after group.
+        """
         sampling = replace(call.sampling, seed=seed, max_tokens=call.sampling.max_tokens - len(prefix_ids))
         hangs = deaths = 0
         while hangs < MOST_HANGS and deaths < MOST_DEATHS:
@@ -167,6 +173,12 @@ class RolloutPool:
                     deaths += 1
                     self.fleet.lose(member, error)
                     continue
+                except EngineCallError as error:
+                    self._refused += 1
+                    if self._refused >= MOST_REFUSED:
+                        raise EngineCallError(f"{error}; so it went for {self._refused} groups in a row") from error
+                    raise PoisonedGroupError(str(error)) from error
+            self._refused = 0
             self._check_version(call, member, sampled)
             return sampled
         raise PoisonedGroupError(f"{deaths} rollout engines were lost while they were to {what}")
@@ -202,16 +214,3 @@ def _ungraded(call: Call, start: Start, seed: int) -> RolloutGroup:
     seeds = range(seed, seed + call.sampling.n)
     rollouts = tuple(Rollout(_nothing(own), Outcome.ERROR, call.version) for own in seeds)
     return RolloutGroup(start.problem, start.prompt_ids, start.prefix_ids, rollouts)
-
-
-async def all_or_none(parts: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all side by side; results in order. The first failure cancels the others."""
-    waiting = list(parts)
-    if len(waiting) == 1:
-        return [await waiting[0]]  # without a task of its own: a stream samples its groups one by one
-    tasks = [asyncio.create_task(part) for part in waiting]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

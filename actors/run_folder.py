@@ -111,6 +111,7 @@ class RunFolder:
     def close(self) -> None:
         """Flush and close the files."""
         self.journal.close()
+        self.groups.close()
         self._metrics.close()
         self.loggers.close()
 

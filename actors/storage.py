@@ -5,8 +5,10 @@ Object stores rename nothing at once: a checkpoint counts there when its manifes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Set
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from actors.checkpoint import MANIFEST, CheckpointError, verify
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 EXTRAS = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}  # protocol -> what to install int-ray with
+JOURNAL = "journal.jsonl"
 LEFT_OUT = {"checkpoints", "groups", "tensorboard"}  # folders of a run that are no state, or are sent by themselves
 
 
@@ -39,48 +42,74 @@ class Storage:
         self.files: Any = files
         self.root = PurePosixPath(root)
         self._sent: dict[Path, tuple[int, int]] = {}  # file of the run -> size and time when it was sent
+        self._turn = Lock()  # one that is late may still be sending
 
-    def send(self, run: Path, checkpoint: Path) -> None:
-        """First what the run has written since the last time, then the checkpoint; forget checkpoints that are gone."""
+    def send(self, run: Path, checkpoint: Path, pruned: Set[str] = frozenset()) -> None:
+        """First what the run has written since the last time, then the checkpoint; then delete those it has `pruned`.
+
+        Nothing else is ever deleted: what is not here may be all that is left of a run.
+        """
+        if not self._turn.acquire(blocking=False):
+            raise TimeoutError("the checkpoint before is still on its way")
+        try:
+            self._send_files(run)
+            self._send_checkpoint(checkpoint)
+            for name in self.checkpoints():
+                if name in pruned and not (checkpoint.parent / name).exists():
+                    self.files.rm_file(str(self.root / "checkpoints" / name / MANIFEST))
+                    self.files.rm(str(self.root / "checkpoints" / name), recursive=True)
+        finally:
+            self._turn.release()
+
+    def _send_checkpoint(self, folder: Path) -> None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        for name in sorted(names, key=lambda name: name == MANIFEST):
+            self._put(folder / name, f"checkpoints/{folder.name}/{name}")
+
+    def _send_files(self, run: Path) -> None:
         for path in _state_files(run):
             stat = path.stat()
             mark = stat.st_size, stat.st_mtime_ns
             if self._sent.get(path) != mark:
                 self._put(path, path.relative_to(run).as_posix())
                 self._sent[path] = mark
-        names = [path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()]
-        for name in sorted(names, key=lambda name: name == MANIFEST):
-            self._put(checkpoint / name, f"checkpoints/{checkpoint.name}/{name}")
-        for name in self._checkpoints():
-            if not (checkpoint.parent / name).exists():
-                self.files.rm_file(str(self.root / "checkpoints" / name / MANIFEST))
-                self.files.rm(str(self.root / "checkpoints" / name), recursive=True)
 
     def fetch(self, run: Path) -> str | None:
         """Bring the newest checkpoint that verifies, and all else of the run; returns its name, None if there is none.
 
-        Raises CheckpointError when there are some and none verifies.
+        The journal comes last: without it a folder holds no run, and is fetched again. Raises CheckpointError when
+        there are checkpoints and none verifies.
         """
         mistakes = []
-        for name in sorted(self._checkpoints(), reverse=True):
-            partial = run / "checkpoints" / f"{name}.partial0"
+        for name in sorted(self.checkpoints(), reverse=True):
+            final = run / "checkpoints" / name
+            partial = final.with_suffix(".partial0")
+            shutil.rmtree(partial, ignore_errors=True)  # of a time before, which came to no end
             for file in self._names(f"checkpoints/{name}"):
                 self._get(f"checkpoints/{name}/{file}", partial / file)
             try:
                 verify(partial)
             except CheckpointError as error:
                 mistakes.append(str(error))
+                shutil.rmtree(partial)
                 continue
-            for file in self._names(""):
-                if PurePosixPath(file).parts[0] not in LEFT_OUT:
-                    self._get(file, run / file)
-            partial.rename(partial.with_name(name))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            self._fetch_files(run)
             return name
         if mistakes:
             raise CheckpointError("; ".join(mistakes))
         return None
 
-    def _checkpoints(self) -> list[str]:
+    def _fetch_files(self, run: Path) -> None:
+        names = [name for name in self._names("") if PurePosixPath(name).parts[0] not in LEFT_OUT | {JOURNAL}]
+        for name in names:
+            self._get(name, run / name)
+        partial = run / f"{JOURNAL}.partial"
+        self._get(JOURNAL, partial)
+        partial.rename(run / JOURNAL)
+
+    def checkpoints(self) -> list[str]:
         """Names of those whose manifest has arrived."""
         paths = map(PurePosixPath, self._names("checkpoints"))
         return [path.parts[0] for path in paths if len(path.parts) == 2 and path.name == MANIFEST]
@@ -88,7 +117,9 @@ class Storage:
     def _names(self, folder: str) -> list[str]:
         """Of all files below a folder, relative to it. Raises CheckpointError for a name that leads out of it."""
         base = self.root / folder
-        if not self.files.exists(str(base)):
+        try:
+            self.files.ls(str(base))  # `find` alone may take a store that cannot be reached for an empty one
+        except FileNotFoundError:
             return []
         names = [PurePosixPath(path).relative_to(base) for path in self.files.find(str(base))]
         for name in names:

@@ -8,9 +8,9 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError
 
-from actors.failures import EngineDiedError
+from actors.failures import ACTOR_GONE, EngineDiedError
 from actors.ipc_handles import to_plain
 
 
@@ -69,7 +69,7 @@ class UpdateClient:
                     ray.get(call, timeout=max(0.0, until - time.monotonic()))
                 except GetTimeoutError:
                     raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
-                except (RayActorError, EngineDiedError):
+                except (*ACTOR_GONE, EngineDiedError):
                     if engine in self.engines:  # more than one call may be under way
                         self.engines.remove(engine)
 

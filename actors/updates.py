@@ -10,12 +10,12 @@ from typing import Literal
 import numpy as np
 
 from actors.run_folder import RunFolder
-from int_ray.errors import Resumable
+from int_ray.errors import RunError
 from int_ray.ports import Learner
 from int_ray.types import RunState, TrainingSample, Update, UpdateBatches
 
 
-class NotFinite(Resumable):
+class NotFinite(RunError):
     """Too many updates in a row had a loss or a gradient that is not finite."""
 
 

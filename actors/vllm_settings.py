@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
 # vLLM's name of each weight_sync, and the module that its workers import to know it where vLLM itself does not.
-TRANSFER_BACKENDS = {"shm": "shm", "ipc": "plain_ipc", "nccl": "nccl"}
+TRANSFER_BACKENDS = {"shm": "shm", "ipc": "plain_ipc", "nccl": "closing_nccl"}
 WORKER_EXTENSIONS = {
     "shm": "actors.vllm_shm_transfer.RegisterBackend",
     "ipc": "actors.vllm_ipc_transfer.RegisterBackend",
-    "nccl": "",
+    "nccl": "actors.vllm_nccl_transfer.RegisterBackend",
 }
 
 

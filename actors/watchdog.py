@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 from ray._private.state import actors as known_actors
+from ray.exceptions import RayError
 
 from actors.fleet import Fleet
 from int_ray.errors import Resumable
@@ -73,13 +74,24 @@ class Watchdog:
                 said = 0
             elif silent_s >= (said + 1) * self.warning_s:
                 said += 1
-                waited_for = await asyncio.to_thread(who_works, self.fleet)
-                self.progress.say(f"{self._story(silent_s)}, waiting for {waited_for}")
+                self.progress.say(f"{self._story(silent_s)}, waiting for {await self._who_works()}")
             await asyncio.sleep(min(self.warning_s, self.abort_s) / LOOKS)
+        return f"{self._story(silent_s)} (run.stall_abort_s); {await self._write_stacks()}"
+
+    async def _who_works(self) -> str:
+        try:
+            return await asyncio.to_thread(who_works, self.fleet)
+        except (RayError, RuntimeError):  # Ray itself may be what is wrong
+            return "?"
+
+    async def _write_stacks(self) -> str:
         path = self.folder / f"stacks-{time.strftime('%Y%m%d-%H%M%S')}.txt"
-        write_own_stacks(path)
-        await asyncio.to_thread(write_actor_stacks, path)
-        return f"{self._story(silent_s)} (run.stall_abort_s); see {path.name}"
+        try:
+            write_own_stacks(path)
+            await asyncio.to_thread(write_actor_stacks, path)
+        except (OSError, RayError, RuntimeError) as error:
+            return f"not all stacks could be written to {path.name}: {error}"
+        return f"see {path.name}"
 
     def _story(self, silent_s: float) -> str:
         return f"nothing has happened for {silent_s:.0f} s in the phase {self.progress.where()}"

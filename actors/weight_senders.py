@@ -37,6 +37,10 @@ class WeightSender(Protocol):
         """Bring the model's weights to every engine. Collective: all ranks call it, in step."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds; it sends nothing more."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
@@ -119,6 +123,10 @@ class SharedMemorySender:
             wait()
         self.client.finish_weight_update()
 
+    def close(self) -> None:
+        """See WeightSender."""
+        self._slots = []
+
     def _open(self, parameters: Sequence[Parameter]) -> list[torch.Tensor]:
         sizes = [-(-parameter.num_bytes // ALIGNMENT) * ALIGNMENT for parameter in parameters]
         *offsets, total = accumulate(sizes, initial=0)
@@ -188,6 +196,13 @@ class NativeSender:
             self._trainer = self._open(model, is_main)
         cast(FullWeights, self._trainer.source).model = model  # another one after the learner loaded a checkpoint
         self._trainer.send_weights()
+
+    def close(self) -> None:
+        """See WeightSender. vLLM's `shutdown` only forgets its NCCL communicator, which has memory on the GPU."""
+        trainer: Any = self._trainer
+        if self.backend == "nccl" and trainer is not None and trainer.model_update_group is not None:
+            trainer.model_update_group.destroy()
+        self._trainer = None
 
     def _open(self, model: torch.nn.Module, is_main: bool) -> TrainerWeightTransferEngine[Any]:
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory

@@ -16,11 +16,12 @@ from actors.fleet import Fleet, Member
 from actors.update_client import UpdateClient
 from actors.weight_senders import NativeSender, SharedMemorySender, WeightSender
 from int_ray.config import ModelConfig, RolloutConfig
-from int_ray.errors import RunError
+from int_ray.errors import LearnerError, RunError
 from int_ray.training_config import LearnerConfig
 from int_ray.types import Logprobs, TokenIds
 
 T = TypeVar("T")
+LOOK_S = 1.0  # between looks for receivers that are lost
 
 
 class WeightSyncError(RunError):
@@ -41,6 +42,10 @@ class SendingLearner(Protocol):
 
     async def send_weights(self) -> object:
         """Have every rank call `sender.send(model, is_main)`."""
+        ...
+
+    def close(self) -> None:
+        """End the ranks, whatever they are doing; whoever asks them for something gets a LearnerError."""
         ...
 
     async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
@@ -66,7 +71,9 @@ class EngineWeightSync:
     """Implements the WeightSync port. A sender of `new_sender` goes to the learner's ranks at the first `publish`, and
     another one whenever the engines are others than before.
 
-    An engine that dies on the way is lost, and the others go on: none serves before all of it has arrived.
+    An engine that dies on the way is lost, and the others go on: none serves before all of it has arrived. With NCCL
+    this holds before and after the transfer itself. All receivers are one group there, and hang with the learner when
+    one dies in mid-transfer: once that is known, or after `learner.deadline_s`, all of them are started anew.
     """
 
     def __init__(
@@ -105,10 +112,8 @@ class EngineWeightSync:
     async def _bring(self, policy_version: int, members: Sequence[Member]) -> tuple[float, float]:
         """Weights to these engines; returns the canary's errors."""
         members = [member for member, _ in await self._on_each(members, "pause", lambda engine: engine.pause())]
-        if members and self._opened_for != (self.learner.starts, members):
-            await self._within_deadline("the learner to open its weight sender", self._open(members))
         if members:
-            await self._within_deadline("the learner to send its weights", self.learner.send_weights())
+            await self._send(members)
         resumed = await self._on_each(members, "resume", lambda engine: engine.resume(policy_version))
         canaries = await self._on_each(
             [member for member, _ in resumed],
@@ -124,6 +129,31 @@ class EngineWeightSync:
         self.fleet.policy_version = policy_version
         self.fleet.admit([member for member, _ in canaries if member in self.fleet.recruits])
         return mean, worst
+
+    async def _send(self, members: list[Member]) -> None:
+        try:
+            if self._opened_for != (self.learner.starts, members):
+                await self._explained("the learner to open its weight sender", self._open(members))
+            await self._explained("the learner to send its weights", self._sent(members))
+        except LearnerError:
+            if self.config.weight_sync == "nccl":  # learner and receivers may wait for each other, deaf to all else
+                self.learner.close()
+                for member in members:
+                    cause = EngineDiedError("the learner was lost while it sent weights")
+                    self.fleet.lose(member, cause, is_fault=False)
+            raise
+
+    async def _sent(self, members: Sequence[Member]) -> None:
+        """Wait for the learner, with NCCL only as long as all receivers live."""
+        sending = asyncio.ensure_future(self.learner.send_weights())
+        try:
+            while not (await asyncio.wait({sending}, timeout=LOOK_S))[0]:
+                lost = [member.name for member in members if member not in self.fleet.everyone]
+                if lost and self.config.weight_sync == "nccl":
+                    raise LearnerError(f"{', '.join(lost)} was lost while weights were sent over NCCL")
+            sending.result()
+        finally:
+            sending.cancel()
 
     async def _open(self, members: list[Member]) -> None:
         self._opened_for = 0, []
@@ -146,7 +176,7 @@ class EngineWeightSync:
             if key not in recomputed:
                 token_ids = np.concatenate([self.canary_prompt, canary.token_ids])
                 logprobs = self.learner.logprobs(token_ids, self.temperature)
-                recomputed[key] = await self._within_deadline("the learner's canary log-probs", logprobs)
+                recomputed[key] = await self._explained("the learner's canary log-probs", logprobs)
             expected = recomputed[key][len(self.canary_prompt) :]  # [T]
             errors.append(np.abs(canary.rollout_logprobs - expected))
         # numpy's maximum, unlike Python's, is NaN if any is.
@@ -159,7 +189,8 @@ class EngineWeightSync:
 
         async def ask(member: Member) -> list[tuple[Member, T]]:
             try:
-                return [(member, await self._within_deadline(f"{member.name} to {what}", call(member.engine)))]
+                answer = asyncio.wait_for(call(member.engine), self.config.deadline_s)
+                return [(member, await self._explained(f"{member.name} to {what}", answer))]
             except EngineDiedError as error:
                 self.fleet.lose(member, error)
                 return []
@@ -167,15 +198,16 @@ class EngineWeightSync:
         answers = await asyncio.gather(*map(ask, members))
         return [one for answer in answers for one in answer]
 
-    async def _within_deadline(self, what: str, call: Awaitable[T]) -> T:
+    async def _explained(self, what: str, call: Awaitable[T]) -> T:
+        """Await a call that ends by itself; the learner's end is a LearnerError, after which another one is started."""
         try:
-            return await asyncio.wait_for(call, self.config.deadline_s)
+            return await call
         except EngineDiedError as error:
             raise EngineDiedError(f"weight sync failed while waiting for {what}: {error}") from error
         except EngineCallError as error:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {error}") from error
         except RayError as error:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {cause_of(error)}") from error
-        except TimeoutError:
-            waited = f"{self.config.deadline_s:g} s (learner.deadline_s)"
-            raise WeightSyncError(f"weight sync waited {waited} for {what}") from None
+        except TimeoutError as error:  # of engines that it waited for; wait_for's has no text
+            waited = f"waited {self.config.deadline_s:g} s (learner.deadline_s) for {what}"
+            raise WeightSyncError(f"weight sync {str(error) or waited}") from None

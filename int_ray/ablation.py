@@ -146,6 +146,17 @@ def write_table(table: Table) -> str:
     return TypeAdapter(Table).dump_json(table, indent=1).decode() + "\n"
 
 
+def finished_table(folder: Path) -> Table | None:
+    """What an earlier process left in a folder; None if a row, its file or a whole `results.json` is missing."""
+    if not all((folder / "rows" / f"{row.name}.jsonl").is_file() for row in ROWS):
+        return None
+    try:
+        table = read_table(folder / "results.json")
+    except ConfigError:
+        return None
+    return table if table.rows.keys() == {row.name for row in ROWS} else None
+
+
 def read_table(path: Path) -> Table:
     """What `write_table` made. Raises ConfigError."""
     try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, load_config
+
+Method = Literal["standard_rl", "distillation", "int"]  # what is compared in section 6
 
 # What arms may differ in. All else is what engines and learner were started with, or how the arms are judged.
 FREE = (
@@ -24,12 +28,13 @@ FREE = (
     "run.iterations",
     "run.checkpoint_every",
 )
-OWN = ("run.folder", "run.seed", "compare")  # what `int-ray compare` sets
+SEED_FOLDER = re.compile(r"seed-(\d+)")
+OWN = ("run.folder", "run.seed", "run.storage", "compare")  # what `int-ray compare` sets
 
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One arm with one seed, in `FOLDER/seed-SEED/ARM`."""
+    """One arm with one seed, in `FOLDER/seed-SEED/ARM`, and its copy (run.storage) in a folder of the same name."""
 
     arm: str
     seed: int
@@ -57,17 +62,39 @@ def arm_runs(path: str, overrides: Sequence[str], experiment: Config) -> list[Ar
             except ConfigError as error:
                 mistakes += [f"compare.arms.{arm}: {line}" for line in error.problems if seed == first]
     if not mistakes:
-        mistakes = list(_conflicts(runs[: len(arms)]))
+        mistakes = [*_misnamed(runs[: len(arms)]), *_conflicts(runs[: len(arms)])]
     if mistakes:
         raise ConfigError(mistakes)
     return runs
 
 
+def run_name(folder: Path) -> str:
+    """What figures call a run: its folder's name, with the seed before it where `int-ray compare` gave it one."""
+    seed = folder.resolve().parent.name
+    return f"{seed}/{folder.name}" if SEED_FOLDER.fullmatch(seed) else folder.name
+
+
 def _own_settings(experiment: Config, arm: str, seed: int) -> list[str]:
-    """Seed and folder; and one file of paid answers for all, so that no question is paid twice."""
-    folder = experiment.run.folder
+    """Seed and folders; and one file of paid answers for all, so that no question is paid twice."""
+    folder, storage, place = experiment.run.folder, experiment.run.storage, f"seed-{seed}/{arm}"
     cache = experiment.oracle.cache or folder / "oracle_answers.jsonl"
-    return [f"run.folder={folder}/seed-{seed}/{arm}", f"run.seed={seed}", f"oracle.cache={cache}", "compare={}"]
+    copy = [] if storage is None else [f"run.storage={storage.rstrip('/')}/{place}"]
+    return [f"run.folder={folder}/{place}", *copy, f"run.seed={seed}", f"oracle.cache={cache}", "compare={}"]
+
+
+def method_of(schedule: str, clone: str) -> Method:
+    """What a run with these settings (schedule, patch.clone) is in the paper's comparison."""
+    if schedule == "never":
+        return "standard_rl"
+    return "distillation" if clone == "solutions" else "int"
+
+
+def _misnamed(runs: Sequence[ArmRun]) -> Iterator[str]:
+    """Arms that have the name of one method and the settings of another."""
+    for run in runs:
+        method = method_of(run.config.schedule, run.config.patch.clone)
+        if run.arm in get_args(Method) and run.arm != method:
+            yield f"compare.arms.{run.arm}: with its settings it is {method} (schedule, patch.clone); name it otherwise"
 
 
 def _conflicts(runs: Sequence[ArmRun]) -> Iterator[str]:

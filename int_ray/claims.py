@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from int_ray.arms import Method
 from int_ray.contrasts import (
     HARD_TEST,
     HARD_TRAIN,
@@ -23,7 +24,7 @@ from int_ray.contrasts import (
     length_lead,
 )
 from int_ray.metrics import Estimate
-from int_ray.report.arms import Arm, Method
+from int_ray.report.arms import Arm
 from int_ray.report.page import counted
 from int_ray.resampling import estimate
 
@@ -67,13 +68,12 @@ class Judgement:
     what: str = ""  # the difference
     difference: Estimate | None = None
     seeds: int = 0
-    problems: int = 0  # 1: there is one value per seed
+    problems: int = 0
 
     @property
     def extent(self) -> str:
         """What the difference is over, such as `3 seeds, 64 problems`."""
-        seeds = counted(self.seeds, "seed")
-        return f"{seeds}, {counted(self.problems, 'problem')}" if self.problems > 1 else seeds
+        return f"{counted(self.seeds, 'seed')}, {counted(self.problems, 'problem')}"
 
 
 def judge_claims(arms: Sequence[Arm]) -> list[Judgement]:
@@ -95,8 +95,9 @@ def _judge(claim: Claim, arms: Arms) -> Judgement:
     why = f"It holds: the interval lies {claim.rule.words}."
     if not holds:
         why = f"It would hold if the interval lay {claim.rule.words}."
-    if seeds == 1 and problems == 1:
-        return Judgement(claim.says, claim.source, "not testable", "One seed has no interval.", measured.what, found, 1)
+    if seeds == problems == 1:
+        why = "One seed and one problem have no interval."
+        return Judgement(claim.says, claim.source, "not testable", why, measured.what, found, seeds, problems)
     if seeds == 1:
         why += " One seed: the interval is over problems alone."
     verdict = "reproduced" if holds else "not reproduced"

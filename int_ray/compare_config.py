@@ -22,7 +22,8 @@ class CompareConfig(Section):
 
     arms: dict[Annotated[str, AfterValidator(_arm_name)], tuple[str, ...]] = Field(
         default_factory=dict,
-        description="Name (of folders) -> settings in which the arm differs, such as [schedule=never]. The names "
-        "standard_rl, distillation and int are those that the paper's claims are about.",
+        description="Name (of folders) -> settings in which the arm differs, such as [schedule=never]. The paper's "
+        "claims are about one arm each of standard_rl (schedule: never), distillation (patch.clone: solutions) and int "
+        "(all others): the one of that name, which no other method may have, or else the first.",
     )
     seeds: PositiveInt = Field(default=1, description="Runs of each arm, with run.seed, run.seed + 1 and so on.")

@@ -198,7 +198,10 @@ class RunConfig(Section):
     storage: str | None = Field(
         default=None,
         description="URL of a folder, such as s3://bucket/run, that gets a copy of the run with each checkpoint. "
-        "--resume auto fetches it where run.folder is empty. Credentials: as the store's own tools find them.",
+        "--resume auto fetches it where run.folder has no journal. Credentials: as the store's own tools find them.",
+    )
+    storage_deadline_s: PositiveFloat = Field(
+        default=3600.0, description="Longest that the next checkpoint waits for the last one to arrive in run.storage."
     )
     stop_deadline_s: PositiveFloat = Field(
         default=120.0, description="Longest that a run goes on after SIGTERM, to end an update and to save."
@@ -209,7 +212,7 @@ class RunConfig(Section):
     stall_abort_s: PositiveFloat | None = Field(
         default=None,
         description="Without any progress for so long the run writes stacks-*.txt and stops, to be resumed; "
-        "null: twice the longest of the deadlines in the sections rollout, learner and oracle.",
+        "null: three times the longest of the deadlines in the sections rollout, learner and oracle.",
     )
     loggers: tuple[LoggerName, ...] = Field(
         default=("tensorboard",),

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from int_ray.report.arms import TITLES, Arm, Method
+from int_ray.arms import Method
+from int_ray.report.arms import TITLES, Arm
 from int_ray.report.lengths import intervention_tokens, solution_tokens
 from int_ray.resampling import BySeed, Values, aligned
 
@@ -108,14 +109,23 @@ def lead(method: Method, over: Method, score: str, set_: str | None, arms: Arms,
 
 
 def drift_lead(arms: Arms) -> Measured:
-    """Distance from the base right after distilling minus that after patching, in nats per token, mean over sets."""
+    """Distance from the base right after distilling minus that right after patching, in nats per token."""
     both = [_arm(arms, method) for method in ("distillation", "int")]
-    common = sorted(set.intersection(*(set(arm.drift_iterations) for arm in both)) - {0})
-    if not common:
-        raise NotTestableError("Their distance from the base was not measured (evaluate.drift)")
-    distilled, patched = (arm.kl(common[0]) for arm in both)
-    found = _difference(distilled, patched, "No seed has both")
-    return Measured(f"KL from the base after iteration {common[0]}: distillation minus InT", [found])
+    for arm in both:
+        if not arm.drift_after_patch:
+            raise NotTestableError(
+                f"{arm.title}: its distance from the base right after the patch was not measured "
+                "(schedule: paper with evaluate.drift and evaluate.after_patch)"
+            )
+    distilled, patched = (arm.drift_after_patch for arm in both)
+    sets = [name for name in distilled if name in patched]
+    if not sets:
+        raise NotTestableError("Their distances from the base were measured on different sets")
+    found = [
+        _difference(distilled[name], patched[name], f"No problem of {name} has a distance in both arms")
+        for name in sets
+    ]
+    return Measured(f"KL from the base right after the patch, on {', '.join(sets)}: distillation minus InT", found)
 
 
 def length_lead(arms: Arms) -> Measured:

@@ -8,7 +8,7 @@ from int_ray.config import Config
 def elastic_errors(config: Config) -> list[str]:
     """One line per contradiction."""
     rollout, most, abort_s = config.rollout, config.rollout.max_engines, config.run.stall_abort_s
-    longest_s = longest_deadline_s(config)
+    tolerated_s = 2 * longest_deadline_s(config)  # a group may hang on two engines, one after the other
     errors = []
     if most is not None and most < rollout.num_engines:
         errors.append(f"rollout.max_engines: {most} is below rollout.num_engines = {rollout.num_engines}")
@@ -16,17 +16,17 @@ def elastic_errors(config: Config) -> list[str]:
         errors.append(
             "rollout.max_engines: engines that join have GPUs of their own; set learner.weight_sync=nccl, or null"
         )
-    if abort_s is not None and abort_s <= longest_s:
+    if abort_s is not None and abort_s <= tolerated_s:
         errors.append(
-            f"run.stall_abort_s: {abort_s:g} would end what may take {longest_s:g} s by its own deadline (rollout, "
-            "learner, oracle); choose more"
+            f"run.stall_abort_s: {abort_s:g} would end what may take {tolerated_s:g} s, twice the longest deadline of "
+            "rollout, learner and oracle; choose more"
         )
     return errors
 
 
 def stall_abort_s(config: Config) -> float:
-    """Seconds without progress that end a run; more than any single wait may take."""
-    return config.run.stall_abort_s or 2 * longest_deadline_s(config)
+    """Seconds without progress that end a run; more than two waits in a row may take."""
+    return config.run.stall_abort_s or 3 * longest_deadline_s(config)
 
 
 def longest_deadline_s(config: Config) -> float:

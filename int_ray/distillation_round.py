@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from int_ray.interventions import Encode
 from int_ray.oracles.solver import as_response
 from int_ray.oracles.teacher import Teacher, Written
 from int_ray.ports import Grader, Progress
+from int_ray.side_by_side import all_or_none
 from int_ray.training_config import PatchConfig
 from int_ray.types import Outcome, Problem, RolloutGroup, TokenIds, TrainingSample
 
@@ -108,7 +108,7 @@ class DistillationRound:
     async def run(self, unsolved: Sequence[RolloutGroup], round_: int) -> DistillationResult:
         """Solutions of the problems of the given groups; nothing here depends on `round_`."""
         self.progress.phase("asking the oracle for solutions", len(unsolved))
-        solutions = await asyncio.gather(*map(self._solution, unsolved))
+        solutions = await all_or_none(map(self._solution, unsolved))
         failures = [item.written.failure for item in solutions]
         return DistillationResult(tuple(solutions), find_outage(failures))
 

@@ -28,9 +28,12 @@ def end_as_a_family() -> None:
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
-    # A shell waits for this process's end of a pipe to close, and kills its process group.
-    command = ["sh", "-c", f"read _; kill -s KILL -- -{os.getpid()}"]
-    _guards.append(subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True))
+    # A shell waits for this process's end of a pipe to close, and kills its process group. It must not be a child: Ray
+    # kills an actor's children, and would begin with it.
+    command = ["sh", "-c", f"exec 3<&0; (read _ <&3; kill -s KILL -- -{os.getpid()}) &"]
+    guard = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    guard.wait()
+    _guards.append(guard)
 
 
 def make_expendable(imports: Callable[[], object]) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
+from int_ray.arms import run_name
 from int_ray.config import Config
 from int_ray.config_file import ConfigError
 from int_ray.loggers import Background, Logger, Loggers
@@ -56,7 +57,7 @@ class WandB:
         )
         self._run = wandb.init(
             project=PROJECT,
-            name=folder.name,
+            name=run_name(folder),
             id=identity,
             resume="allow",
             reinit="create_new",
@@ -88,7 +89,7 @@ class MLflow:
         if known.exists():
             self._id = mlflow.start_run(run_id=known.read_text(), log_system_metrics=False).info.run_id
             return
-        self._id = mlflow.start_run(run_name=config.run.folder.name, log_system_metrics=False).info.run_id
+        self._id = mlflow.start_run(run_name=run_name(config.run.folder), log_system_metrics=False).info.run_id
         known.write_text(self._id)
         mlflow.log_params(flat(config.model_dump(mode="json")), run_id=self._id)
 
@@ -110,7 +111,7 @@ class Trackio:
 
         self._run = trackio.init(
             project=PROJECT,
-            name=f"{config.run.folder.name}-{identity}",
+            name=f"{run_name(config.run.folder)}-{identity}",
             config=config.model_dump(mode="json"),
             resume="allow",
             embed=False,

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from int_ray.ablation import PATCH, ROWS, Table, footnotes, headings, table_rows
+from int_ray.ablation import PATCH, ROWS, Table, finished_table, footnotes, headings, table_rows
 from int_ray.config_checks import num_gpus
 from int_ray.model_checks import require_trainable
 from int_ray.oracles.spending import read_spend
 from int_ray.preflight import Inputs, require_kernels
 from int_ray.report.ablation_page import write_ablation_report
 from launch.console import ConsoleProgress
-from launch.experiment import MODEL, OnTrainingProblems
+from launch.experiment import MODEL, ORACLE, OnTrainingProblems
 from launch.preparation import check_same_problems
 
 if TYPE_CHECKING:
@@ -42,13 +42,8 @@ FIXED = (
     "rollout.top_p",
     "rollout.top_k",
     "rollout.max_tokens",
-    "oracle.kind",
-    "oracle.select",
-    "oracle.attempts",
-    "patch.continuations",
-    "patch.batch_size",
-    "patch.epochs",
-    "patch.optimizer",
+    *ORACLE,
+    "patch",
     "ablate.n",
     "run.seed",
 )
@@ -105,7 +100,11 @@ class TableOne(OnTrainingProblems["RunFolder", Table]):
         return RunFolder(self.config.run.folder)
 
     async def work(self, loaded: Inputs, folder: RunFolder, progress: ConsoleProgress) -> Table:
-        """Row by row."""
+        """Row by row; nothing starts if an earlier process has finished them all."""
+        finished = finished_table(folder.path)
+        if finished is not None:
+            progress.say(f"All {len(ROWS)} rows are finished already")
+            return finished
         from actors.ablation_assembly import assemble_ablation
 
         problems = loaded.problems.problems

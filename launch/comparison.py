@@ -33,8 +33,9 @@ from int_ray.result_folder import ResultFolder
 from int_ray.trackers import require_loggers
 from launch.commands import Given
 from launch.console import ConsoleProgress
-from launch.experiment import Experiment
-from launch.train import find_start, train
+from launch.experiment import ORACLE, Experiment
+from launch.preparation import check_folder
+from launch.train import fetch_run, find_start, train
 
 if TYPE_CHECKING:
     from actors.compute import Compute
@@ -43,14 +44,16 @@ LoadedArms = Mapping[str, Inputs]  # by arm
 # Runs that are there already were trained and evaluated with these.
 FIXED = (
     "compare.arms",
-    "model.path",
-    "model.max_length",
-    "rollout.temperature",
-    "rollout.top_p",
-    "rollout.top_k",
-    "rollout.max_tokens",
-    "evaluate.n",
-    "evaluate.every",
+    "schedule",
+    "model",
+    "problems",
+    *(f"rollout.{name}" for name in ("batch_size", "mixed", "n", "staleness")),
+    *(f"rollout.{name}" for name in ("temperature", "top_p", "top_k", "max_tokens")),
+    *ORACLE,
+    "trigger",
+    "patch",
+    "reinforce",
+    "evaluate",
     "run.iterations",
     "run.seed",
 )
@@ -65,6 +68,7 @@ class Comparison(Experiment[LoadedArms, ResultFolder, ComparisonResults]):
     def __init__(self, given: Given) -> None:
         super().__init__(given)
         self.runs = arm_runs(given.config, given.overrides, self.config)
+        self.fetched: list[str] = []  # what came from run.storage, for people
         self.by_arm = {run.arm: run.config for run in reversed(self.runs)}  # of the first seed
 
     def introduce(self) -> list[str]:
@@ -103,7 +107,14 @@ class Comparison(Experiment[LoadedArms, ResultFolder, ComparisonResults]):
         require_loggers(self.config)
         loaded = {name: load_inputs(config) for name, config in self.by_arm.items()}
         require_trainable(self.config)
+        self.fetch()
         return loaded
+
+    def fetch(self) -> None:
+        """Bring runs that only run.storage has. Raises ConfigError if one is of another recipe."""
+        for run in self.runs:
+            self.fetched += fetch_run(run.config, "auto" if self.given.resumed else None)
+            check_folder(run.config, "started", FIXED, resumed=True)
 
     def sets(self, loaded: LoadedArms) -> Mapping[str, LoadedProblems]:
         """The evaluation sets, which are every arm's."""
@@ -118,6 +129,8 @@ class Comparison(Experiment[LoadedArms, ResultFolder, ComparisonResults]):
         from actors.compute import shared_compute
         from actors.run_folder import replace_file
 
+        for line in self.fetched:
+            progress.say(line)
         left = [run for run in self.runs if not is_finished(run.config.run.folder)]
         if len(left) < len(self.runs):
             progress.say(f"{len(self.runs) - len(left)} of {len(self.runs)} runs are finished already")

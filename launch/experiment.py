@@ -17,6 +17,7 @@ from int_ray.config import Config
 from int_ray.config_checks import engine_gpus
 from int_ray.config_file import dump_config, load_config
 from int_ray.data.problems import LoadedProblems
+from int_ray.oracle_config import OracleConfig
 from int_ray.preflight import Inputs, check_local_inputs, load_inputs
 from launch.commands import Given
 from launch.console import ConsoleProgress
@@ -36,6 +37,13 @@ MODEL = (
     "model.instruction",
 )
 
+# All of the oracle but what it may cost, how long it may take, and where its answers are kept.
+ORACLE = tuple(
+    f"oracle.{name}"
+    for name in OracleConfig.model_fields
+    if name not in ("budget", "prices", "limits", "cache", "on_outage", "workers", "concurrency", "deadline_s")
+)
+
 Loaded = TypeVar("Loaded")  # what is read before anything starts
 Folder = TypeVar("Folder", bound="RunFolder | ResultFolder")
 Result = TypeVar("Result")
@@ -47,7 +55,7 @@ class Experiment(ABC, Generic[Loaded, Folder, Result]):
     purpose: ClassVar[str]  # what it does, for people
     reads: ClassVar[str] = "the model and the problems"  # what it checks before it starts
     begins: ClassVar[str]  # journal event that every process of the command begins with
-    fixed: ClassVar[Sequence[str]]  # settings that a resumed one keeps: what is there already depends on them
+    fixed: ClassVar[Sequence[str]]  # settings, or sections of them, that what is there already depends on
     without: ClassVar[Sequence[str]]  # overrides that leave out what the command does not need
     assembly: ClassVar[str]  # module that takes seconds to import
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from int_ray.arms import is_below, leaves
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.data.problems import LoadedProblems, write_quarantine
@@ -73,7 +74,8 @@ def report_quarantined(
 def check_folder(config: Config, begins: str, fixed: Sequence[str], *, resumed: bool) -> None:
     """Raises ConfigError if run.folder holds anything but the run to resume.
 
-    `begins` is the journal event that every run of this command begins with, `fixed` are the settings it must keep.
+    `begins` is the journal event that every run of this command begins with, `fixed` are the settings and sections
+    it must keep.
     """
     folder = config.run.folder
     if folder.exists() and not folder.is_dir():
@@ -93,24 +95,15 @@ def check_folder(config: Config, begins: str, fixed: Sequence[str], *, resumed: 
 
 
 def _check_unchanged(config: Config, before: Config, fixed: Sequence[str]) -> None:
-    """Raises ConfigError if a setting differs that a resumed run must keep."""
-    mistakes = []
-    for key in fixed:
-        was, is_now = (_value(item, key) for item in (before, config))
-        if was != is_now:
-            mistakes.append(
-                f"{key}: {is_now!r}, but the run to resume has {was!r}; keep it, or choose another run.folder"
-            )
+    """Raises ConfigError if a setting differs that a resumed run must keep; of a section, all of them."""
+    was, is_now = (leaves(item.model_dump(mode="json")) for item in (before, config))
+    mistakes = [
+        f"{key}: {is_now.get(key)!r}, but the run to resume has {was.get(key)!r}; keep it, or choose another run.folder"
+        for key in sorted(was.keys() | is_now.keys())
+        if is_below(key, fixed) and was.get(key) != is_now.get(key)
+    ]
     if mistakes:
         raise ConfigError(mistakes)
-
-
-def _value(config: Config, key: str) -> object:
-    """Of a setting such as `run.seed`, as YAML writes it."""
-    value = config.model_dump(mode="json")
-    for name in key.split("."):
-        value = value[name]
-    return value
 
 
 def check_same_problems(folder: Path, begins: str, loaded: Mapping[str, LoadedProblems]) -> dict[str, str]:

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
+from actors.background import in_background
 from actors.checkpoint import CheckpointError, Checkpoints, verify
-from actors.storage import open_storage
+from actors.storage import JOURNAL, open_storage
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config
@@ -50,6 +52,7 @@ FIXED = (
 )
 
 
+Answer = TypeVar("Answer")
 Assemble = Callable[..., "AbstractAsyncContextManager[Coordinator]"]  # called as actors.assembly.assemble is
 
 
@@ -69,8 +72,7 @@ def run_training(
     console = Console()
     import_plugins(plugins)
     config = load_config(path, overrides)
-    if config.run.storage is not None and not dry_run:
-        fetch_run(config.run.folder, config.run.storage, resume, console)
+    fetched = [] if dry_run else fetch_run(config, resume)
     start = find_start(config, resume)
     if dry_run:
         show_plan(config, batch_arithmetic(config), console)
@@ -80,7 +82,7 @@ def run_training(
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
         return
     with ConsoleProgress(console) as progress:
-        for line in introduce(config):
+        for line in [*introduce(config), *fetched]:
             progress.say(line)
         progress.say(f"Checking the model and the problems of {path}")
         require_kernels(config)
@@ -137,17 +139,33 @@ def _report_start(inputs: Inputs, start: Start, folder: Path, progress: ConsoleP
     report_quarantined({**loaded, "interventions": inputs.interventions}, folder, progress)
 
 
-def fetch_run(folder: Path, url: str, resume: str | None, console: Console) -> None:
-    """Where a run is to go on whose folder is not there or empty, bring what `url` has. Raises ConfigError."""
+def fetch_run(config: Config, resume: str | None) -> list[str]:
+    """Where a run is to go on that has no journal here, bring what run.storage has, and say what it was.
+
+    Raises ConfigError, also where another run would be written into a store that holds one.
+    """
+    folder, url = config.run.folder, config.run.storage
+    if url is None:
+        return []
     storage = open_storage(url)
-    if resume != "auto" or (folder.exists() and any(folder.iterdir())):
-        return
-    try:
-        name = storage.fetch(folder)
-    except (CheckpointError, OSError) as error:
-        raise ConfigError([f"run.storage: {error}"]) from None
-    if name is not None:
-        console.print(f"Fetched {name} of {url}", markup=False, highlight=False, soft_wrap=True)
+    if (folder / JOURNAL).exists():
+        return []
+    if resume == "auto":
+        name = _asked(url, partial(storage.fetch, folder))
+        return [] if name is None else [f"Fetched {name} of {url}"]
+    if _asked(url, storage.checkpoints):
+        raise ConfigError(
+            [f"run.storage: {url} already holds a run; add --resume auto to go on with it, or choose another"]
+        )
+    return []
+
+
+def _asked(url: str, work: Callable[[], Answer]) -> Answer:
+    """What a store says; one line for its errors, of which every store has its own. Raises ConfigError."""
+    answer = in_background(work)
+    if (error := answer.exception()) is not None:
+        raise ConfigError([f"run.storage: {url}: {str(error) or type(error).__name__}"]) from None
+    return answer.result()
 
 
 def find_start(config: Config, resume: str | None) -> Start:
@@ -158,8 +176,7 @@ def find_start(config: Config, resume: str | None) -> Start:
     try:
         if resume != "auto":
             return Start(verify(Path(resume)), Path(resume))
-        checkpoint, mistakes = Checkpoints(config.run.folder / "checkpoints", 1).latest()
-        state = verify(checkpoint) if checkpoint else RunState()
+        checkpoint, state, mistakes = Checkpoints(config.run.folder / "checkpoints", 1).latest()
         return Start(state, checkpoint, tuple(map(str, mistakes)))
     except CheckpointError as error:
         raise ConfigError([f"--resume: {error}"]) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from int_ray.config_file import ConfigError, load_config
+from int_ray.journal import read_json_lines
 from int_ray.report.live import LiveRun
 from int_ray.report.page import visible
 from launch.exits import EXIT_FAILED, EXIT_RESUMABLE
@@ -65,7 +67,7 @@ def watch_job(client: JobClient, address: str, job_id: str, *, once: bool) -> in
     except (RuntimeError, OSError) as error:  # requests' errors are OSErrors
         raise ClusterError(f"{address} tells nothing about job {job_id}: {first_line(error)}") from None
     folder = folder_of(details.entrypoint)
-    if folder is not None and (folder / "journal.jsonl").is_file():
+    if folder is not None and has_begun(folder, details.start_time):
         return watch_folder(folder, Console(), once=once)
     if once:
         print(client.get_job_logs(job_id), end="")
@@ -74,18 +76,30 @@ def watch_job(client: JobClient, address: str, job_id: str, *, once: bool) -> in
 
 
 def folder_of(entrypoint: str) -> Path | None:
-    """run.folder of a submitted command, if it says so, or its config is here, too."""
-    words = shlex.split(entrypoint)
-    if words[:4] != ["python", "-m", "launch.cli", "train"]:
+    """run.folder of a submitted command, if it says so, or its config is here, too; a relative one is the job's own."""
+    try:
+        words = shlex.split(entrypoint)
+    except ValueError:  # half of a quotation: no command of `int-ray submit`
+        return None
+    if words[:4] != ["python", "-m", "launch.cli", "train"] or len(words) < 5:
         return None
     settings = [word for word in words[5:] if "=" in word]
     named = [word.partition("=")[2] for word in settings if word.startswith("run.folder=")]
-    if named:
-        return Path(named[-1])
     try:
-        return load_config(words[4], settings).run.folder
+        folder = Path(named[-1]) if named else load_config(words[4], settings).run.folder
     except ConfigError:
         return None
+    return folder if folder.is_absolute() else None
+
+
+def has_begun(folder: Path, job_start_ms: int | None) -> bool:
+    """Whether the journal is this job's already: a resumed run's ends with how the one before ended until it begins."""
+    journal = folder / "journal.jsonl"
+    if job_start_ms is None or not journal.is_file():
+        return False
+    begun = [event.get("time", "") for event in read_json_lines(journal) if event.get("event") == "started"]
+    # A journal has whole seconds.
+    return bool(begun) and datetime.fromisoformat(begun[-1]).timestamp() >= job_start_ms // 1000
 
 
 def picture(live: LiveRun) -> RenderableType:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from actors.run_folder import RunFolder
 from int_ray.config_file import dump_config, load_config
@@ -28,15 +29,15 @@ def write_arm_run(
     evaluations: Evaluations,
     rewards: Sequence[float] = (0.0, 0.0),
     *,
-    kl: Mapping[int, float] | None = None,
+    kl: Mapping[int, Sequence[float]] | None = None,
     overrides: Sequence[str] = (),
     text: str = "step",
     ending: str | None = "finished",
 ) -> Path:
     """One run; outcomes in the letters of factories.group, problems numbered in order.
 
-    Arms but standard_rl have a round and a patch in iteration 1. `kl` is the drift after an iteration, in nats per
-    token.
+    Arms but standard_rl have a round and a patch in iteration 1. `kl` is the drift of each problem after an
+    iteration, in nats per token.
     """
     settings = [
         *METHODS[method],
@@ -64,7 +65,11 @@ def write_arm_run(
             groups = [group(outcomes, index=index) for index, outcomes in enumerate(problems)]
             folder.evaluation(iteration, name, groups, evaluate_set(groups, (1, 2), 0))
         if kl is not None and iteration in kl:
-            folder.journal.write("drift", iteration=iteration, set="easy", kl=kl[iteration], entropy=0.5)
+            folder.journal.write("drift", iteration=iteration, set="easy", kl=mean(kl[iteration]), entropy=0.5)
+            lines = [json.dumps({"problem_id": f"p{index}", "kl": one}) for index, one in enumerate(kl[iteration])]
+            file = path / "drift" / f"iteration_{iteration:06d}" / "easy.jsonl"
+            file.parent.mkdir(parents=True)
+            file.write_text("\n".join(lines) + "\n")
     if ending is not None:
         folder.journal.write(ending, seconds={"sampling": 1.0})
     folder.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -58,10 +59,11 @@ def figure(fault: str, seconds: float) -> None:
             file.write(json.dumps({"fault": fault, "seconds": round(seconds, 1)}) + "\n")
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs, or could run if it was not stopped."""
+def is_alive(pid: int, told: float = math.inf) -> bool:
+    """Whether a process runs, or could run if it was not stopped; one that began after `told` is another one."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < told + 1  # clocks differ a little
     except psutil.NoSuchProcess:
         return False
 
@@ -196,9 +198,8 @@ class TrainingRun:
 
     def pids(self, event: str, *keys: str) -> list[int]:
         """Living processes that have told an event, oldest first; `keys` are others that it names."""
-        told = self.story.events(event)
-        mine = [one[key] for one in told for key in (keys or ("pid",))]
-        return [pid for pid in dict.fromkeys(mine) if is_alive(pid)]
+        mine = {one[key]: one["time"] for one in self.story.events(event) for key in (keys or ("pid",))}
+        return [pid for pid, told in mine.items() if is_alive(pid, told)]
 
 
 def undisturbed_run(folder: Path, iterations: int) -> TrainingRun:

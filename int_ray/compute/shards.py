@@ -16,7 +16,16 @@ from safetensors import safe_open
 
 from int_ray.compute.sharding import local, unshard
 
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def assign(sizes: Mapping[str, int], num_ranks: int) -> dict[str, int]:

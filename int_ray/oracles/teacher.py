@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Thread
 from typing import Protocol, runtime_checkable
 
+from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.chat import Fault
 from int_ray.oracles.prompts import prompt_hash
 from int_ray.oracles.solver import Solver, solve_prompt
@@ -33,22 +37,41 @@ class SolvingChecker(Protocol):
     """A checker (oracle.kind: exact) that can also write solutions."""
 
     def solve(self, problem: Problem) -> str | None:
-        """A whole solution with its final answer in a box; None if it knows none."""
+        """A whole solution with its final answer in a box; None if it knows none. Called in several threads at once."""
         ...
 
 
 class CheckerTeacher:
-    """A rule-based checker as teacher: no model, no cost."""
+    """A rule-based checker, or a user's own oracle, as teacher: no cost that is counted."""
 
-    def __init__(self, kind: str, checker: SolvingChecker) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, checker: SolvingChecker, config: OracleConfig) -> None:
+        self.source = Source(kind)
         self.checker = checker
+        self.deadline_s = config.deadline_s
+        self.gate = asyncio.Semaphore(config.concurrency)
 
     async def solve(self, problem: Problem) -> Written:
-        """What the checker writes."""
-        text = self.checker.solve(problem)
-        source = Source(self.kind)
-        return Written(failure="no_solution", source=source) if text is None else Written(text, source=source)
+        """What the checker writes; failures: timeout, no_solution, or the name of what it raised."""
+        written: Future[Written] = Future()
+        written.set_running_or_notify_cancel()  # it cannot be taken back any more
+        async with self.gate:
+            # A daemon: one that hangs keeps neither the process alive nor the run's own threads busy.
+            Thread(target=lambda: written.set_result(self._ask(problem)), daemon=True).start()
+            try:
+                return await asyncio.wait_for(asyncio.wrap_future(written), self.deadline_s)
+            except TimeoutError:
+                return Written(failure="timeout", source=self.source)
+
+    def _ask(self, problem: Problem) -> Written:
+        try:
+            text = self.checker.solve(problem)
+        except Exception as error:  # whatever a user's own code may raise: the other problems are asked about anyhow
+            return Written(failure=f"error: {type(error).__name__}", source=self.source)
+        if text is None:
+            return Written(failure="no_solution", source=self.source)
+        if not isinstance(text, str):  # as the user's code says
+            return Written(failure="error: no text", source=self.source)
+        return Written(text, source=self.source)
 
 
 class ModelTeacher:

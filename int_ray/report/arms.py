@@ -8,22 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 from pathlib import Path
-from statistics import mean
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, FiniteFloat
 
-from int_ray.arms import leaves
+from int_ray.arms import SEED_FOLDER, Method, leaves, method_of
 from int_ray.config_file import ConfigError
 from int_ray.metrics import pass_at_k
 from int_ray.report.lines import Line
 from int_ray.report.run_files import Run, read_lines, read_run
 from int_ray.types import Outcome
 
-Method = Literal["standard_rl", "distillation", "int"]
 TITLES: Mapping[str, str] = {"standard_rl": "standard RL", "distillation": "distillation", "int": "InT"}
-SEED_FOLDER = re.compile(r"seed-(\d+)")
 NUMBERED = re.compile(r"[-_](?:seed[-_]?)?\d+$")  # runs/int-0, runs/int-1: seeds of the arm int
 
 
@@ -36,6 +33,13 @@ class _Group(BaseModel):
 
     problem_id: str
     rollouts: list[_Rollout]
+
+
+class _Moved(BaseModel):
+    """A line of drift/iteration_*/SET.jsonl."""
+
+    problem_id: str
+    kl: FiniteFloat
 
 
 class _Solution(BaseModel):
@@ -73,6 +77,19 @@ class SeedRun:
         return self._counts[iteration, set_]
 
     @cached_property
+    def drift_after_patch(self) -> dict[str, dict[str, float]]:
+        """Set -> problem -> KL from the base in nats per token, after iteration 1."""
+        sets = {event.set for event in self.run.drifts if event.iteration == 1 and event.kl is not None}
+        folder = self.folder / "drift" / "iteration_000001"
+        return {
+            name: {
+                line.problem_id: line.kl
+                for line in read_lines(folder / f"{Path(name).name}.jsonl", _Moved, self.run.notes)
+            }
+            for name in sorted(sets)
+        }
+
+    @cached_property
     def solution_tokens(self) -> dict[str, float]:
         """Problem -> tokens of the oracle's full solution of it, as it was cloned (patch.clone: solutions)."""
         files = sorted((self.folder / "solutions").glob("iteration_*.jsonl"))
@@ -104,16 +121,14 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """For people."""
-        return TITLES.get(self.name, self.name)
+        """For people: the method's, if the runs that have its name are of it."""
+        return TITLES[self.name] if self.name == self.method else self.name
 
     @property
     def method(self) -> Method:
         """What is compared in the paper's section 6."""
         settings = next(iter(self.runs.values())).run.settings
-        if settings.schedule == "never":
-            return "standard_rl"
-        return "distillation" if settings.clones_solutions else "int"
+        return method_of(settings.schedule, settings.clone)
 
     @property
     def sets(self) -> list[str]:
@@ -127,8 +142,11 @@ class Arm:
 
     def patched_only(self, set_: str) -> int | None:
         """The iteration after which the patched policy was evaluated before any RL (schedule: paper); None: none."""
-        paper = all(m.run.settings.schedule == "paper" and 1 in m.run.patches for m in self.runs.values())
-        return 1 if paper and 1 in self.evaluated(set_) else None
+        return 1 if self._patches_first and 1 in self.evaluated(set_) else None
+
+    @property
+    def _patches_first(self) -> bool:
+        return all(m.run.settings.schedule == "paper" and 1 in m.run.patches for m in self.runs.values())
 
     def pass_at(self, k: int, set_: str, iteration: int) -> dict[int, dict[str, float]]:
         """Seed -> problem -> unbiased pass@k. Problems with fewer than k rollouts are left out."""
@@ -153,19 +171,16 @@ class Arm:
         }
 
     @property
-    def drift_iterations(self) -> list[int]:
-        """After which the distance from the base was measured for every seed."""
-        found = [{event.iteration for event in member.run.drifts} for member in self.runs.values()]
-        return sorted(set.intersection(*found))
+    def drift_after_patch(self) -> dict[str, dict[int, dict[str, float]]]:
+        """Set -> seed -> problem -> KL from the base in nats per token, right after the patch and before any RL.
 
-    def kl(self, iteration: int) -> dict[int, dict[str, float]]:
-        """Seed -> KL from the base in nats per token, mean over the sets it was measured on."""
-        found: dict[int, dict[str, float]] = {}
-        for seed, member in self.runs.items():
-            values = [event.kl for event in member.run.drifts if event.iteration == iteration and event.kl is not None]
-            if values:
-                found[seed] = {"mean over sets": mean(values)}
-        return found
+        The sets that every seed was measured on then; none without schedule: paper.
+        """
+        if not self._patches_first:
+            return {}
+        found = {seed: member.drift_after_patch for seed, member in self.runs.items()}
+        common = sorted(set.intersection(*map(set, found.values())))
+        return {name: {seed: sets[name] for seed, sets in found.items()} for name in common}
 
     def most_rollouts(self, set_: str, iteration: int) -> int:
         """The largest k for which every problem has enough rollouts; 0 of nothing."""
@@ -194,7 +209,7 @@ def read_arms(folders: Sequence[Path]) -> list[Arm]:
         arm.left_out = [one for seed, one in arm.runs.items() if finished and seed not in finished]
         arm.runs = dict(sorted((finished or arm.runs).items()))
     methods = list(TITLES)
-    ordered = sorted(arms.values(), key=lambda arm: (methods.index(arm.method), arm.name not in TITLES))
+    ordered = sorted(arms.values(), key=lambda arm: (methods.index(arm.method), arm.name != arm.method))
     further = count(len(methods))
     for arm, before in zip(ordered, [None, *ordered], strict=False):
         is_first = before is None or before.method != arm.method

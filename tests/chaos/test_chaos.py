@@ -55,8 +55,8 @@ class Chaos:
         while time.monotonic() < began + seconds:
             time.sleep(self.random.uniform(0.5, 4.0))
             self.let_stopped_go_on()
-            if len(self.run.metrics()) >= ITERATIONS - 1:
-                self.run.story.hold("reinforcing")  # the run is not to end before the chaos
+            if len(self.run.metrics()) >= ITERATIONS - 5:
+                self.run.story.hold("reinforcing")  # the run is not to end before the chaos, its driver's kill included
             if self.started_again() or not self.run.is_training():
                 continue
             if drivers and time.monotonic() > began + drivers[0]:

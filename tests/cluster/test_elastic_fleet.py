@@ -78,10 +78,9 @@ class World:
             await asyncio.sleep(0.1)
 
     async def busy(self, member: Member) -> asyncio.Task[list[RolloutGroup]]:
-        """Groups of half a second, some of which the engine is sampling now."""
-        sampling = asyncio.create_task(self.sample(500))
+        """Groups that take so long that some are on the engine whatever happens to it next."""
+        sampling = asyncio.create_task(self.sample(8000))
         await self.until("the engine to be at work", lambda: member.samples)
-        await asyncio.sleep(0.1)
         return sampling
 
     def only(self) -> Member:

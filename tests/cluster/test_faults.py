@@ -36,7 +36,7 @@ class Hold:
 
         def held() -> list[int]:
             told = run.story.events("held")[before:]
-            return [one["pid"] for one in told if one["at"] == event and is_alive(one["pid"])]
+            return [one["pid"] for one in told if one["at"] == event and is_alive(one["pid"], one["time"])]
 
         run.wait_for(f"a process at {event}", held)
         self.pid = held()[0]
@@ -122,17 +122,21 @@ def battered(undisturbed: TrainingRun, tmp_path_factory: pytest.TempPathFactory)
     run = TrainingRun(
         tmp_path_factory.mktemp("battered"),
         undisturbed.iterations,
-        "rollout.probe_s=3",
-        "learner.collective_timeout_s=10",
+        "rollout.probe_s=10",
+        "learner.collective_timeout_s=30",
+        "learner.restarts=20",
         decode_s=0.5,  # so that it is not over before everything has happened
     )
     try:
         run.start()
         engine_faults(run)
         kill_the_gcs(run)
-        run.start("rollout.restarts=1")
+        run.start()
         kill_a_receiver(run)
         rank_faults(run)
+        run.kill()
+        run.assert_gone()
+        run.start("rollout.restarts=1")
         kill_all_engines(run)
         started = time.time()
         run.start()
@@ -157,7 +161,7 @@ def test_every_engine_sampled_with_the_whole_weights_of_its_version(battered: Tr
 
 def test_what_happened_is_written_down(battered: TrainingRun):
     names = [event["event"] for event in battered.journal()]
-    assert names.count("started") == 3 and names.count("learner_rebuilt") == 2 and names[-1] == "finished"
+    assert names.count("started") == 4 and names.count("learner_rebuilt") >= 2 and names[-1] == "finished"
     said = "".join(path.read_text() for path in sorted(battered.story.folder.glob("output_*.txt")))
     assert said.count("is lost (") >= 6  # engines and learners
 

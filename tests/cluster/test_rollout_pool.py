@@ -14,10 +14,11 @@ import pytest
 import ray
 
 from actors.engine_client import RemoteEngine
-from actors.failures import EngineCallError, EngineDiedError, FleetLostError
+from actors.failures import FleetLostError
 from actors.fleet import Fleet
-from actors.rollout_pool import RolloutPool
+from actors.rollout_pool import MOST_REFUSED, RolloutPool
 from int_ray.config import RolloutConfig
+from int_ray.errors import RunError
 from int_ray.types import (
     Completion,
     Intervention,
@@ -199,11 +200,14 @@ def test_the_same_question_gets_the_same_answer_unless_it_is_asked_anew():
 
 
 def test_nobody_decodes_for_a_call_that_has_ended():
-    setup = Setup(1, max_tokens=1003)
-    slow = Start(problem(), np.array([60_000], np.int32), np.arange(5, dtype=np.int32))
-    refused = Start(problem(), np.array([1], np.int32), np.arange(1, dtype=np.int32))
-    with pytest.raises(EngineCallError, match="cannot decode that much"):
-        asyncio.run(setup.pool.continue_from([slow, refused], 2, 1.0, 0))
+    class BrokenGrader(FakeGrader):
+        async def grade(self, problem: Problem, completions: Sequence[Completion]) -> list[Outcome]:
+            raise ValueError("a mistake")
+
+    setup = Setup(1)
+    setup.pool.grader = BrokenGrader()
+    with pytest.raises(ValueError, match="a mistake"):
+        setup.sample([60_000, 1])
     wait_for(lambda: ray.get(setup.engines[0].now_in_flight.remote()) == 0)
 
 
@@ -260,11 +264,11 @@ def test_without_any_engine_there_is_one_clear_error():
 
 
 def test_what_a_dead_engine_was_sampling_is_sampled_once_more_by_the_others_with_the_same_seeds():
-    expected = seeds(Setup().sample([300] * 8))
+    expected = seeds(Setup().sample([1] * 8))
     setup = Setup()
 
     async def kill_in_the_middle() -> list[RolloutGroup]:
-        problems = [replace(problem(index), answer="300") for index in range(8)]
+        problems = [replace(problem(index), answer="8000") for index in range(8)]
         sampling = asyncio.create_task(setup.pool.sample(problems, 2, Purpose.TRAIN, 0))
         while await setup.engines[1].now_in_flight.remote() < 4:
             await asyncio.sleep(0.01)
@@ -279,12 +283,20 @@ def test_what_a_dead_engine_was_sampling_is_sampled_once_more_by_the_others_with
     assert len([line for line in setup.progress.story if "rollout engine 1 is lost" in line]) == 1
 
 
-def test_a_refused_group_is_one_line_and_no_death():
-    with pytest.raises(
-        RuntimeError, match=r"^rollout engine 0 could not .* ValueError: cannot decode that much$"
-    ) as caught:
-        Setup(1, max_tokens=2000).sample([1])
-    assert not isinstance(caught.value, EngineDiedError)
+def test_a_refused_group_is_left_out_with_one_line_and_no_death():
+    setup = Setup(1, max_tokens=1003)
+    room = Start(problem(0), np.array([1], np.int32), np.arange(5, dtype=np.int32))
+    refused = Start(problem(1), np.array([1], np.int32), np.arange(1, dtype=np.int32))
+    for _ in range(MOST_REFUSED):  # but not in a row
+        left_out, sampled = asyncio.run(setup.pool.continue_from([refused, room], 2, 1.0, 0))
+        assert left_out.is_undetermined and sampled.any_solved
+    reason = "rollout engine 0 could not sample 2 rollouts of problem p1: ValueError: cannot decode that much"
+    assert setup.progress.story == [f"problem p1 is left out: {reason}"] * MOST_REFUSED
+
+
+def test_an_engine_that_refuses_everything_ends_the_run_with_one_line():
+    with pytest.raises(RunError, match=rf"ValueError: cannot decode that much; .* {MOST_REFUSED} groups in a row$"):
+        Setup(1, max_tokens=2000).sample([1] * MOST_REFUSED)
 
 
 def test_another_version_than_the_published_one_is_refused():

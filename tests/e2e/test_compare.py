@@ -27,6 +27,7 @@ SMALL = [
     "patch.continuations=8",
     "evaluate.sets={}",  # those of the file are not merged with these
     f"evaluate.sets.hard_train={{path: {DATA}/hard_train.jsonl, limit: 8}}",
+    f"evaluate.sets.hard_test={{path: {DATA}/hard_test.jsonl, limit: 2}}",
     f"evaluate.sets.easy={{path: {DATA}/easy.jsonl, limit: 8}}",
     "evaluate.n=4",
     "evaluate.k=[1, 4]",
@@ -66,7 +67,7 @@ def test_every_arm_is_an_ordinary_run_on_shared_compute(folder: Path):
 
 
 def test_all_arms_begin_with_the_same_policy(folder: Path):
-    for name in ("hard_train", "easy"):
+    for name in ("hard_train", "hard_test", "easy"):
         path = f"evaluations/iteration_000000/{name}.jsonl"
         first, *others = [(folder / "seed-0" / arm / path).read_text() for arm in ARMS]
         assert first and others == [first, first]
@@ -81,10 +82,20 @@ def test_distillation_clones_solutions_and_int_interventions(folder: Path):
         (runs["distillation"] / "interventions").iterdir()
     )
     patched = {arm: [event["iteration"] for event in events(run, "drift")] for arm, run in runs.items()}
-    assert patched == {"standard_rl": [0, 0, 2, 2], "distillation": [0, 0, 1, 1, 2, 2], "int": [0, 0, 1, 1, 2, 2]}
-    kl = {(arm, event["iteration"]): event["kl"] for arm, run in runs.items() for event in events(run, "drift")}
+    late, all_ = [0] * 3 + [2] * 3, [0] * 3 + [1] * 3 + [2] * 3  # once for each set
+    assert patched == {"standard_rl": late, "distillation": all_, "int": all_}
+    kl = {
+        (arm, event["iteration"]): event["kl"]
+        for arm, run in runs.items()
+        for event in events(run, "drift")
+        if event["set"] == "easy"
+    }
     assert all(value == pytest.approx(0, abs=1e-6) for (_, iteration), value in kl.items() if iteration == 0)
-    assert kl["distillation", 1] > 0 and kl["int", 1] > 0
+    # An estimate on a few sampled responses: its sign is not certain, that something moved is.
+    assert all(abs(kl[arm, 1]) > 1e-6 for arm in ("distillation", "int"))
+    for arm in ("distillation", "int"):
+        rows = [json.loads(line) for line in (runs[arm] / "drift/iteration_000001/easy.jsonl").read_text().splitlines()]
+        assert len(rows) == 8 and kl[arm, 1] == pytest.approx(sum(row["kl"] for row in rows) / 8)
 
 
 def test_results_and_verdicts(folder: Path):
@@ -92,7 +103,26 @@ def test_results_and_verdicts(folder: Path):
     assert results["seeds"] == {arm: [0] for arm in ARMS}
     policies = [row["policy"] for row in results["pass_at"] if (row["set"], row["k"]) == ("easy", 1)]
     assert len(policies) == 6  # the base, two patched policies before RL, three arms at their end
-    assert {claim["verdict"] for claim in results["claims"]} <= {"reproduced", "not reproduced", "not testable"}
+    claims = {claim["says"]: claim for claim in results["claims"]}
+    assert len(claims) == 11
+    for rival in ("standard RL", "distillation + RL"):  # n = 4, and one benchmark
+        harder = claims[f"InT + RL solves more hard test problems than {rival}."]
+        assert (harder["verdict"], harder["difference"]) == ("not testable", None)
+        assert harder["why"] == "hard_test was evaluated with 4 rollouts per problem, and pass@8 needs 8."
+        average = claims[f"InT + RL is better than {rival} on average over the benchmarks."]
+        assert average["verdict"] == "not testable"
+        assert average["why"] == "It needs at least 2 sets beside the hard problems; there is 1."
+    assert claims["Interventions are shorter than full solutions."]["verdict"] == "reproduced"
+    # Whatever these come to, they were measured, on the problems of their sets.
+    for says, problems in (
+        ("RL on the base model stays stuck on the hard training problems.", 8),
+        ("InT + RL keeps held-out pass@1.", 8),
+        ("Cloning interventions moves the model less than cloning solutions.", 8 + 8 + 2),
+    ):
+        claim = claims[says]
+        assert (claim["seeds"], claim["problems"]) == (1, problems), says
+        assert claim["difference"]["low"] <= claim["difference"]["mean"] <= claim["difference"]["high"]
+        assert "One seed: the interval is over problems alone." in claim["why"]
     assert "| policy |" in (folder / "results.md").read_text()
     assert "<svg" in (folder / "report.html").read_text()
 

@@ -40,6 +40,7 @@ class LateChange:
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
         self.open_weight_sender = pair.learner.open_weight_sender
+        self.close = pair.learner.close
         self.logprobs = pair.learner.logprobs
         self.starts = pair.learner.starts
 

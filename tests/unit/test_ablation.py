@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from int_ray.ablation import (
     PATCHES,
     ROWS,
     Table,
+    finished_table,
     first_per_problem,
     markdown,
     read_table,
@@ -28,9 +29,11 @@ from int_ray.ablation import (
     table_rows,
     to_clone,
     without_step,
+    write_table,
 )
 from int_ray.chains.tokenizer import build_tokenizer
 from int_ray.config_file import ConfigError, dump_config, load_config, parse_config
+from int_ray.errors import RunError
 from int_ray.evaluation import Tally
 from int_ray.intervention_round import InterventionRound
 from int_ray.oracle_config import OracleConfig
@@ -39,12 +42,25 @@ from int_ray.prompts import encode_text
 from int_ray.report.ablation_page import write_ablation_report
 from int_ray.segmentation import Segmenter
 from int_ray.training_config import PatchConfig
-from int_ray.types import Intervention, Problem, Proposal, Purpose, RolloutGroup, TestedIntervention, UpdateBatches
-from launch.ablation import BEGINS, WITHOUT_RL
+from int_ray.types import (
+    Intervention,
+    Problem,
+    Proposal,
+    Purpose,
+    RolloutGroup,
+    TestedIntervention,
+    Update,
+    UpdateBatches,
+)
+from launch.ablation import BEGINS, WITHOUT_RL, TableOne
 from launch.cli import app
-from launch.commands import program
+from launch.commands import Given, program
 from tests.factories import attempt, group, problem
 from tests.fakes import FakeGrader, FakeLearner, FakeOracle, FakePolicy, FakeProgress, FakeRollouts, FakeWeightSync
+
+if TYPE_CHECKING:
+    from int_ray.preflight import Inputs
+    from launch.console import ConsoleProgress
 
 TOKENIZER = build_tokenizer()
 ROOT = Path(__file__).parents[2]
@@ -84,10 +100,11 @@ class Learner(FakeLearner):
     def __init__(self, policy: FakePolicy):
         super().__init__(policy, [problem.id for problem in PROBLEMS])
         self.patched_with: list[UpdateBatches] = []
+        self.not_finite: tuple[int, ...] = ()
 
-    async def patch(self, batches: UpdateBatches) -> Any:
+    async def patch(self, batches: UpdateBatches) -> Update:
         self.patched_with.append(batches)
-        return await super().patch(batches)
+        return replace(await super().patch(batches), not_finite=self.not_finite)
 
 
 @dataclass
@@ -214,6 +231,28 @@ def test_after_a_crash_finished_rows_are_not_sampled_again(tmp_path: Path, dies_
     assert again.run() == whole and again.rollouts.calls == [] and again.resets == []
 
 
+def test_a_patch_that_left_updates_out_is_no_row(tmp_path: Path):
+    world = build(tmp_path)
+    world.learner.not_finite = (0,)
+    with pytest.raises(RunError, match=r"prefix, no suffix, filter: loss or gradient of 1 updates is not finite"):
+        world.run()
+    assert not (tmp_path / "rows" / "patch.jsonl").exists() and (tmp_path / "rows" / "naive.jsonl").exists()
+
+
+def test_only_a_whole_table_is_finished(tmp_path: Path):
+    assert finished_table(tmp_path) is None
+    table = build(tmp_path).run()
+    assert finished_table(tmp_path) == table
+    results, row = tmp_path / "results.json", tmp_path / "rows" / "suffix.jsonl"
+    row.rename(row.with_suffix(".away"))
+    assert finished_table(tmp_path) is None
+    row.with_suffix(".away").rename(row)
+    results.write_text(write_table(Table(8, 5, 1, {"naive": table.rows["naive"]})))
+    assert finished_table(tmp_path) is None
+    results.write_text("{")
+    assert finished_table(tmp_path) is None
+
+
 @pytest.mark.parametrize("cut", [0, 100, -3])
 def test_a_damaged_row_is_sampled_again_and_half_a_results_file_is_replaced(tmp_path: Path, cut: int):
     table = build(tmp_path).run()
@@ -293,11 +332,22 @@ class TestCommand:
         arguments = ["ablate", QUICKSTART, "--dry-run", f"run.folder={tmp_path}"]
         assert "add --resume auto" in cli(*arguments).stderr
         assert cli(*arguments, "--resume", "auto").exit_code == 0
-        for override in ("ablate.n=4", "patch.epochs=9", "oracle.attempts=1"):
+        keeps = ("ablate.n=4", "patch.epochs=9", "oracle.attempts=1", "oracle.prompt=chains", "oracle.samples=2")
+        for override in (*keeps, "oracle.openai.model=other"):
             result = cli(*arguments, "--resume", "auto", override)
             assert result.exit_code == 2 and f"error: {override.partition('=')[0]}: " in result.stderr
+        free = ("oracle.budget.calls=9", "oracle.deadline_s=5", "rollout.deadline_s=7")
+        assert cli(*arguments, "--resume", "auto", *free).exit_code == 0
         other = cli("collect", *arguments[1:], "--resume", "auto")
         assert other.exit_code == 2 and "holds a run of another command" in other.stderr
+
+    def test_a_finished_one_is_shown_again_and_starts_nothing(self, tmp_path: Path):
+        world = build(tmp_path)
+        table = world.run()
+        command = TableOne(Given("ablate", QUICKSTART, [f"run.folder={tmp_path}"], (), resumed=True))
+        nothing, progress = cast("Inputs", None), FakeProgress()
+        assert asyncio.run(command.work(nothing, world.folder, cast("ConsoleProgress", progress))) == table
+        assert progress.story == ["All 7 rows are finished already"] and progress.phases == []
 
     def test_interrupted_it_says_how_to_go_on(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         def interrupt(*_: object) -> None:

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from int_ray.arms import arm_runs, is_below, leaves
+from actors.checkpoint import Checkpoints
+from actors.storage import open_storage
+from int_ray.arms import arm_runs, is_below, leaves, run_name
 from int_ray.comparison_results import as_json, as_markdown, compare_runs
 from int_ray.config_file import ConfigError, dump_config, load_config
-from launch.comparison import is_finished
+from int_ray.types import RunState
+from launch.commands import Given
+from launch.comparison import Comparison, is_finished
+from launch.train import find_start
 from tests.experiments import write_arm_run
 from tests.unit.test_cli import cli
 
@@ -70,6 +75,53 @@ def test_every_mistake_is_one_line():
         load_config(COMPARE, ["compare.arms={int-1: [], other: []}"])
 
 
+def test_every_run_has_a_copy_of_its_own(tmp_path: Path):
+    found = runs(f"run.folder={tmp_path}", "run.storage=s3://bucket/experiment/", "compare.seeds=2")
+    copies = [run.config.run.storage for run in found]
+    assert copies[:2] == ["s3://bucket/experiment/seed-0/standard_rl", "s3://bucket/experiment/seed-0/distillation"]
+    assert len(set(copies)) == 6
+    assert {run.config.run.storage for run in runs()} == {None}
+    (mistake,) = mistakes("compare.arms.int=[run.storage=s3://bucket/x]")
+    assert mistake == "compare.arms.int: run.storage=s3://bucket/x: int-ray compare sets that itself; leave it out"
+
+
+def test_what_is_stored_elsewhere_is_fetched_and_must_be_of_the_same_recipe(tmp_path: Path):
+    url = f"file://{tmp_path}/store"
+    lost = tmp_path / "lost"
+    for run in runs(f"run.folder={lost}", f"run.storage={url}")[:2]:  # as a machine leaves it that is gone
+        folder = run.config.run.folder
+        checkpoints, state = Checkpoints(folder / "checkpoints", 2), RunState(iteration=10)
+        partial = checkpoints.begin(state)
+        (partial / "model.safetensors").write_text(run.arm)
+        (folder / "config.yaml").write_text(dump_config(run.config))
+        (folder / "journal.jsonl").write_text('{"event": "started"}\n')
+        assert run.config.run.storage is not None
+        open_storage(run.config.run.storage).send(folder, checkpoints.complete(partial, state))
+
+    def fetched(folder: str, override: str) -> Comparison:
+        overrides = [f"run.folder={tmp_path / folder}", f"run.storage={url}", override]
+        comparison = Comparison(Given("compare", COMPARE, overrides, (), resumed=True))
+        comparison.fetch()
+        return comparison
+
+    comparison = fetched("same", "patch.batch_size=32")
+    for run in comparison.runs[:2]:
+        start = find_start(run.config, "auto")
+        assert start.state.iteration == 10 and start.checkpoint is not None
+        assert (start.checkpoint / "model.safetensors").read_text() == run.arm
+    assert len(comparison.fetched) == 2 and not comparison.runs[2].config.run.folder.exists()
+    with pytest.raises(ConfigError, match=r"patch\.batch_size: 16, but the run to resume has 32"):
+        fetched("other", "patch.batch_size=16")
+
+
+def test_an_arm_with_the_name_of_a_method_is_of_that_method():
+    assert mistakes("compare.arms.standard_rl=[]", "compare.arms.int=[patch.clone=solutions]") == (
+        "compare.arms.standard_rl: with its settings it is int (schedule, patch.clone); name it otherwise",
+        "compare.arms.int: with its settings it is distillation (schedule, patch.clone); name it otherwise",
+    )
+    runs("compare.arms.short=[patch.clone=solutions, patch.epochs=1]")  # other names are free
+
+
 def test_names_of_settings():
     assert leaves({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
     assert is_below("run.seed", ["run"]) and is_below("run", ["run"]) and not is_below("runner", ["run"])
@@ -107,6 +159,22 @@ def test_a_resumed_comparison_keeps_its_arms(tmp_path: Path):
     assert "already holds a run; add --resume auto" in cli(*given).stderr
     result = cli(*given, "--resume", "auto")
     assert result.exit_code == 2 and "compare.arms" in result.stderr and "the run to resume has" in result.stderr
+    for override in (
+        "patch.epochs=5",
+        "reinforce.kl_coef=0",
+        "trigger.patience=9",
+        "oracle.attempts=2",
+        "problems.train=other.jsonl",
+        "rollout.n=8",
+        "rollout.batch_size=64",
+        "evaluate.after_patch=false",
+        "schedule=plateau",
+    ):
+        result = cli(*given[:3], override, "--resume", "auto", "--dry-run")
+        key = override.partition("=")[0]
+        assert result.exit_code == 2 and f"error: {key}: " in result.stderr, (override, result.stderr)
+    free = ("compare.seeds=4", "oracle.budget.calls=9", "rollout.deadline_s=7", "run.checkpoint_every=2")
+    assert cli(*given[:3], *free, "--resume", "auto", "--dry-run").exit_code == 0
 
 
 def test_results_for_programs_and_people(tmp_path: Path):
@@ -126,3 +194,8 @@ def test_results_for_programs_and_people(tmp_path: Path):
     assert len(claims) == len(results.claims) > 5
     widths = {line.count("|") - line.count("\\|") for line in claims}
     assert widths == {5}
+
+
+def test_seeds_of_an_arm_are_runs_of_different_names():
+    assert run_name(Path("runs/compare/seed-3/int")) == "seed-3/int"
+    assert run_name(Path("runs/int")) == "int" and run_name(Path("seed-3")) == "seed-3"

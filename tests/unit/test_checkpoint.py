@@ -30,9 +30,7 @@ def save(folder: Path, *iterations: int, keep: int = 2) -> Checkpoints:
 def test_the_newest_checkpoint_gives_the_state_back(tmp_path: Path):
     checkpoints = save(tmp_path, 1, 2, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000002", "iteration_000003"]
-    latest, mistakes = checkpoints.latest()
-    assert latest == tmp_path / "iteration_000003" and not mistakes
-    assert verify(latest) == RunState(iteration=3, trigger={"stalled": 1})
+    assert checkpoints.latest() == (tmp_path / "iteration_000003", RunState(3, trigger={"stalled": 1}), [])
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "manifest"])
@@ -49,11 +47,11 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str):
         (weights.parent / "manifest.json").unlink()
     with pytest.raises(CheckpointError):
         verify(weights.parent)
-    good, mistakes = checkpoints.latest()
+    good, _, mistakes = checkpoints.latest()
     assert good is not None and good == tmp_path / "iteration_000001" and len(mistakes) == 1
     checkpoints.set_aside(good)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000001", "iteration_000002.corrupt"]
-    assert checkpoints.latest() == (good, [])
+    assert checkpoints.latest() == (good, verify(good), [])
 
 
 def test_resume_auto_goes_on_from_the_one_before_and_a_path_to_a_bad_one_is_an_error(tmp_path: Path):
@@ -72,8 +70,8 @@ def test_resume_auto_goes_on_from_the_one_before_and_a_path_to_a_bad_one_is_an_e
 
 def test_half_written_checkpoints_are_not_complete(tmp_path: Path):
     (tmp_path / "iteration_000005.partial1").mkdir(parents=True)
-    assert Checkpoints(tmp_path, 2).latest() == (None, [])
-    assert save(tmp_path, 5).latest() == (tmp_path / "iteration_000005", [])
+    assert Checkpoints(tmp_path, 2).latest() == (None, RunState(), [])
+    assert save(tmp_path, 5).latest()[0] == tmp_path / "iteration_000005"
     assert [path.name for path in tmp_path.iterdir()] == ["iteration_000005"]
 
 
@@ -83,6 +81,18 @@ def test_nothing_is_renamed_where_no_checkpoint_verifies(tmp_path: Path):
         path.write_bytes(b"Weights")
     with pytest.raises(CheckpointError, match=r"iteration_000002: model.safetensors.*iteration_000001"):
         checkpoints.latest()
+
+
+def test_a_checkpoint_that_cannot_be_deleted_is_none_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None if ignore_errors else 1 / 0)
+    checkpoints = save(tmp_path, 1, 2, keep=1)
+    assert checkpoints.latest()[0] == tmp_path / "iteration_000002" and checkpoints.pruned == {"iteration_000001"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iteration_000001.partial0", "iteration_000002"]
+    monkeypatch.undo()
+    checkpoints.clear_partial()
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_000002"]
 
 
 def listed(folder: Path, name: str, content: bytes = b"weights") -> None:

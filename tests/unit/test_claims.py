@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,21 @@ DAMAGED: Evaluations = {
     2: {"hard_train": [OFTEN] * 4, "hard_test": [NEVER] * 4, "easy": ["ccccwwww"] * 4},
 }
 ARMS = {"standard_rl": STUCK, "distillation": DAMAGED, "int": FREED}
-KL = {"standard_rl": None, "distillation": {0: 0.0, 1: 0.5, 2: 0.75}, "int": {0: 0.0, 1: 0.125, 2: 1.0}}
+Drift = Mapping[int, Sequence[float]]  # iteration -> KL of each problem
+KL: Mapping[str, Drift] = {
+    "distillation": {0: [0.0] * 4, 1: [0.25, 0.75, 0.5, 0.5], 2: [0.75] * 4},
+    "int": {0: [0.0] * 4, 1: [0.125] * 4, 2: [1.0] * 4},
+}
+DRIFT = "Cloning interventions moves the model less than cloning solutions."
 
 
-def write_experiment(folder: Path, seeds: int = 2, arms: Mapping[str, Evaluations] = ARMS) -> Path:
+def write_experiment(
+    folder: Path, seeds: int = 2, arms: Mapping[str, Evaluations] = ARMS, kl: Mapping[str, Drift] = KL
+) -> Path:
     """Every seed the same, but for a distance from the base that grows with it."""
     for seed in range(seeds):
         for name, evaluations in arms.items():
-            drift = {at: (1 + seed) * kl for at, kl in (KL[name] or {}).items()}
+            drift = {at: [(1 + seed) * one for one in problems] for at, problems in kl.get(name, {}).items()}
             run = write_arm_run(folder / f"seed-{seed}" / name, name, seed, evaluations, kl=drift)
             if name == "distillation":
                 write_solutions(run, {"p0": 40, "p1": 50, "p2": 60})
@@ -66,9 +73,9 @@ def test_every_claim_of_an_experiment_that_went_as_in_the_paper(experiment: Path
     loss = found["Distillation + RL loses held-out pass@1."].difference
     assert loss is not None and loss.mean == -0.5
     # Right after the patch (iteration 1), 0.5 - 0.125 with seed 0 and twice that with seed 1.
-    drift = found["Cloning interventions moves the model less than cloning solutions."]
+    drift = found[DRIFT]
     assert drift.difference is not None and drift.difference.mean == pytest.approx((0.375 + 0.75) / 2)
-    assert "after iteration 1" in drift.what and drift.extent == "2 seeds"
+    assert "right after the patch, on easy" in drift.what and drift.extent == "2 seeds, 4 problems"
     # Interventions of two tokens each, solutions of 40, 50 and 60.
     lengths = found["Interventions are shorter than full solutions."]
     assert lengths.difference is not None and lengths.difference.mean == 48
@@ -117,11 +124,33 @@ def test_what_was_not_measured_is_not_testable(tmp_path: Path, experiment: Path)
     kept = alone["InT + RL keeps held-out pass@1."]
     assert kept.verdict == "reproduced" and kept.why.endswith("One seed: the interval is over problems alone.")
     one = judged(*(experiment / "seed-0" / name for name in ARMS))
-    drift = one["Cloning interventions moves the model less than cloning solutions."]
-    assert drift.verdict == "not testable" and drift.why == "One seed has no interval." and drift.difference is not None
+    drift = one[DRIFT]  # 0.125, 0.625, 0.375 and 0.375 for the four problems
+    assert drift.verdict == "reproduced" and drift.extent == "1 seed, 4 problems" and drift.difference is not None
+    assert drift.difference.mean == pytest.approx(0.375) and 0.125 < drift.difference.low < 0.375
     arms: dict[str, Evaluations] = {"standard_rl": {0: BASE}, "int": {0: BASE}}
     assert set(verdicts(write_experiment(tmp_path / "new", arms=arms))) <= {"not testable", "reproduced"}
     assert "was not evaluated before training and after" in judged(tmp_path / "new")[says].why
+
+
+def test_drift_is_judged_right_after_the_patch_of_both_arms_or_not_at_all(tmp_path: Path):
+    late = {**KL, "int": {at: KL["int"][at] for at in (0, 2)}}  # by then RL has moved the model as well
+    found = judged(write_experiment(tmp_path / "late", kl=late))[DRIFT]
+    assert found.verdict == "not testable" and found.why.startswith("InT: its distance from the base right after")
+    assert "evaluate.after_patch" in found.why
+    close = {**KL, "int": {1: [0.5, 0.5, 0.25, 0.75]}}  # the problems do not agree
+    found = judged(write_experiment(tmp_path / "close", kl=close))[DRIFT]
+    assert found.verdict == "not reproduced" and found.difference is not None
+    assert found.difference.mean == 0 and found.difference.low < 0 < found.difference.high
+    for path in (tmp_path / "close").glob("seed-*/int/drift/iteration_000001/easy.jsonl"):
+        path.unlink()
+    assert judged(tmp_path / "close")[DRIFT].why == "No problem of easy has a distance in both arms."
+
+
+def test_an_arm_is_called_by_a_method_only_if_it_is_one(tmp_path: Path):
+    write_arm_run(tmp_path / "int-0", "distillation", 0, STUCK)
+    write_arm_run(tmp_path / "distillation-0", "distillation", 0, STUCK)
+    titles = [(arm.name, arm.title, arm.method) for arm in read_arms([tmp_path / "int-0", tmp_path / "distillation-0"])]
+    assert titles == [("distillation", "distillation", "distillation"), ("int", "int", "distillation")]
 
 
 def test_too_few_rollouts_and_lost_files_are_named(tmp_path: Path):

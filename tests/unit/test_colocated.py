@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from actors.colocated import ColocatedLearner
+from actors.colocated import ColocatedLearner, LearnerInTurn
 from actors.engine_client import EngineGroup, Part
 from actors.fleet import Fleet
 from actors.weight_sync import EngineWeightSync
@@ -28,7 +28,7 @@ class Story:
     def __init__(self, updates: int = 1) -> None:
         self.said: list[str] = []
         self.updates = updates
-        fleet = Fleet([cast(Any, self)], 8, FakeProgress())
+        fleet = self.fleet = Fleet([cast(Any, self)], 8, FakeProgress())
         self.learner = ColocatedLearner(cast(Any, Work(self)), fleet, 0.5)
         self.sync = EngineWeightSync(
             fleet, self.learner, lambda _: cast(Any, self), PROMPT, 0.6, LearnerConfig(weight_sync="ipc")
@@ -73,11 +73,16 @@ class Work:
     async def send_weights(self) -> None:
         self.story.said.append("send")
 
+    async def logprobs_of(self, sequences: Sequence[TokenIds], temperature: float) -> list[Logprobs]:
+        assert self.story.fleet.turn.locked()  # no engine starts on the GPU meanwhile
+        self.story.said.append("logprobs_of")
+        return [np.zeros(len(ids), np.float32) for ids in sequences]
+
     async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         return np.zeros(len(token_ids), np.float32)
 
 
-def run(*steps: Awaitable[Update | Mapping[str, float]]) -> None:
+def run(*steps: Awaitable[Update | Mapping[str, float] | list[Logprobs]]) -> None:
     async def in_turn() -> None:
         for step in steps:
             await step
@@ -97,6 +102,25 @@ def test_an_update_that_changes_nothing_wakes_the_engine_again():
     story = Story(updates=0)
     run(story.learner.reinforce([]), story.learner.reinforce([]))
     assert story.said == ["sleep", "reinforce", "wake weights", "wake kv_cache"] * 2
+
+
+def test_the_engine_sleeps_while_an_evaluation_asks_for_log_probs():
+    story = Story()
+    run(story.learner.logprobs_of([PROMPT], 1.0), story.learner.logprobs_of([PROMPT], 1.0))
+    assert story.said == ["sleep", "logprobs_of", "wake weights", "wake kv_cache"] * 2
+
+
+def test_log_probs_wake_no_engine_that_waits_for_new_weights():
+    story = Story()
+    run(story.learner.patch([]), story.learner.logprobs_of([PROMPT], 1.0), story.sync.publish(1))
+    assert story.said[:3] == ["sleep", "patch", "logprobs_of"] and story.said.count("wake weights") == 1
+    assert story.said.index("pause") < story.said.index("wake weights") < story.said.index("send")
+
+
+def test_log_probs_take_their_turn_beside_engines_of_their_own_too():
+    story = Story()
+    run(LearnerInTurn(cast(Any, Work(story)), story.fleet).logprobs_of([PROMPT], 1.0))
+    assert story.said == ["logprobs_of"] and not story.fleet.turn.locked()
 
 
 def test_two_updates_in_a_row_put_the_engine_to_sleep_once():

@@ -343,6 +343,8 @@ def test_the_patched_policy_is_evaluated_before_rl_goes_on(tmp_path: Path):
     # The fake learner's log-probs fall by 1 with every phase: the patch, then one that reinforces.
     drifts = [(event["iteration"], event["kl"], event["entropy"]) for event in events if event["event"] == "drift"]
     assert drifts == [(0, 0.0, 1.0), (1, 1.0, 2.0), (6, 2.0, 3.0)]
+    lines = (tmp_path / "drift" / "iteration_000001" / "hard.jsonl").read_text().splitlines()
+    assert list(map(json.loads, lines)) == [{"problem_id": name, "kl": 1.0} for name in ("p0", "p1")]
 
 
 def test_a_resumed_run_measures_drift_from_the_same_base(tmp_path: Path):

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from int_ray.oracles.exact import ExactOracle
 from int_ray.oracles.paid_chat import PaidChat
 from int_ray.oracles.solver import Solver
 from int_ray.oracles.spending import Ledger
-from int_ray.oracles.teacher import CheckerTeacher, ModelTeacher, Written
+from int_ray.oracles.teacher import CheckerTeacher, ModelTeacher, SolvingChecker, Written
 from int_ray.prompts import encode_text
 from int_ray.rewards import final_answer
 from int_ray.training_config import PatchConfig
@@ -97,6 +98,63 @@ def test_right_solutions_are_cloned_whole_and_others_refused_by_name():
     assert "1 right solutions" in result.story() and "1 too_long" in result.story()
 
 
+class Moody:
+    """A user's own solver, which does something else with each problem; p0 hangs until another one was asked."""
+
+    def __init__(self) -> None:
+        self.goes_on = Event()
+
+    def solve(self, problem: Problem) -> str | None:
+        if problem.id == "p0":
+            assert self.goes_on.wait(60)
+        self.goes_on.set()
+        if problem.id == "p1":
+            raise ValueError("secret")
+        return None if problem.id == "p2" else "so \\boxed{14}"
+
+
+def taught(solver: SolvingChecker, count: int, deadline_s: float) -> DistillationResult:
+    teacher = CheckerTeacher("own", solver, OracleConfig(deadline_s=deadline_s))
+    round_ = DistillationRound(teacher, FakeGrader(), FakeProgress(), lambda text: list(map(ord, text)), 1, 100)
+    return asyncio.run(round_.run([group("ww", index=index) for index in range(count)], 1))
+
+
+def test_a_users_own_solver_fails_by_name_and_one_problem_holds_no_other_up():
+    result = taught(Moody(), 4, 300)
+    assert [item.refusal for item in result.solutions] == [None, "error: ValueError", "no_solution", None]
+    assert all(item.written.source == Source("own") for item in result.solutions)
+
+
+def test_a_users_own_solver_that_hangs_has_a_deadline():
+    moody = Moody()
+    result = taught(moody, 1, 0.2)
+    moody.goes_on.set()
+    assert [item.refusal for item in result.solutions] == ["timeout"] and result.outage == "timeout"
+
+
+def test_a_failure_of_the_round_leaves_no_question_running():
+    ended: list[str] = []
+
+    class Broken:
+        async def solve(self, problem: Problem) -> Written:
+            if problem.id == "p1":
+                raise RuntimeError("a mistake")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(problem.id)
+            return Written()
+
+    async def both() -> None:
+        round_ = DistillationRound(Broken(), FakeGrader(), FakeProgress(), lambda text: [], 1, 100)
+        with pytest.raises(RuntimeError, match="a mistake"):
+            await round_.run([group("ww", index=index) for index in range(2)], 1)
+        await asyncio.sleep(0)
+        assert ended == ["p0"]
+
+    asyncio.run(both())
+
+
 def test_an_oracle_that_nobody_reaches_is_an_outage():
     result = distil({}, 2)
     assert result.outage == "unreachable" and not result.kept
@@ -116,7 +174,7 @@ def test_the_chains_oracle_teaches_in_tokens_of_the_policy():
     tokenizer = build_tokenizer()
     end_id = tokenizer.convert_tokens_to_ids(END)
     assert isinstance(end_id, int)
-    teacher = CheckerTeacher("exact", ExactOracle())
+    teacher = CheckerTeacher("exact", ExactOracle(), OracleConfig())
     round_ = DistillationRound(
         teacher, FakeGrader(), FakeProgress(), lambda text: encode_text(tokenizer, text), end_id, 128
     )

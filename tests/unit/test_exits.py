@@ -14,6 +14,9 @@ import typer
 from ray._private import utils
 
 from actors import local_ray
+from actors.recovery import LearnerLost
+from actors.updates import NotFinite
+from int_ray.errors import Stopped
 from launch.exits import exit_resumable, sigterm_sets
 
 
@@ -63,6 +66,15 @@ def test_the_first_sigterm_asks_to_save_and_another_one_ends_the_run():
     finally:
         signal.signal(signal.SIGINT, before)
     assert end.value.exit_code == 75 and asked == [True]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(LearnerLost("again"), 1), (NotFinite("again"), 1), (Stopped("asked"), 75)]
+)
+def test_what_would_come_again_is_not_queued_again(error: Exception, code: int, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(typer.Exit) as end, exit_resumable("train", "a.yaml", [], []):
+        raise error
+    assert end.value.exit_code == code and "--resume auto" in capsys.readouterr().err
 
 
 def test_a_full_disk_is_one_line(capsys: pytest.CaptureFixture[str]):

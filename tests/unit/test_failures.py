@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayTaskError
 
 from actors.failures import (
     EngineCallError,
@@ -46,7 +46,19 @@ def test_what_a_method_of_an_actor_raised_keeps_its_kind(error: Exception):
 def test_a_dead_actor_and_one_that_cannot_be_reached_are_infrastructure():
     assert kind_of(ActorDiedError()) is Kind.INFRA
     assert kind_of(ActorUnavailableError("lost", None)) is Kind.INFRA
+    assert kind_of(OutOfMemoryError("killed by Ray's memory monitor")) is Kind.INFRA  # no RayActorError
+    assert kind_of(NodeDiedError("gone")) is Kind.INFRA
 
 
-def test_a_lost_fleet_can_be_resumed_and_a_lost_engine_is_one_line():
-    assert issubclass(FleetLostError, Resumable) and issubclass(EngineHungError, RunError)
+def test_a_lost_fleet_can_be_resumed_and_what_an_engine_does_wrong_is_one_line():
+    assert issubclass(FleetLostError, Resumable)
+    assert issubclass(EngineHungError, RunError) and issubclass(EngineCallError, RunError)
+
+
+def test_only_errors_of_torch_itself_cost_the_learner():
+    import torch
+
+    from actors.learner import _is_of_torch  # pyright: ignore
+
+    assert _is_of_torch(RuntimeError("Connection closed by peer")) and _is_of_torch(torch.OutOfMemoryError("no room"))
+    assert not _is_of_torch(RunError("no weight sender")) and not _is_of_torch(ValueError("wrong"))

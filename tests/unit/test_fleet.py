@@ -129,3 +129,24 @@ def test_without_a_change_of_weights_there_are_no_switches():
 
 def test_a_fleet_without_engines_is_closed_too():
     asyncio.run(close_engines([]))
+
+
+def test_who_waits_while_the_last_engine_leaves_is_told_that_none_will_come():
+    async def run() -> None:
+        engines, release, got = fleet(1), asyncio.Event(), []
+        engines.is_kept = True
+        first = asyncio.create_task(hold(engines, 1, release, got))
+        await settle()
+        engines.retire(engines.members[0])
+        waiting = asyncio.create_task(hold(engines, 1, release, got))
+        await settle()
+        assert not waiting.done()
+        engines.give_up("nobody replaces them")
+        with pytest.raises(FleetLostError, match="nobody replaces them"):
+            await asyncio.wait_for(waiting, 5)
+        with pytest.raises(FleetLostError, match="nobody replaces them"):
+            await asyncio.wait_for(hold(engines, 1, release, got), 5)
+        release.set()
+        await first
+
+    asyncio.run(run())

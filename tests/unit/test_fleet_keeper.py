@@ -258,3 +258,30 @@ def test_what_is_being_started_ends_with_the_run():
     world.start = start
     world.run(story)
     assert ended == ["start"]
+
+
+def test_an_engine_that_leaves_stays_while_weights_are_sent():
+    async def story(world: World) -> None:
+        world.engines[0].place = Place("aa", "spot", 1)
+        async with world.fleet.turn:
+            world.draining.add("aa")
+            await asyncio.sleep(5)
+            assert world.fleet.members[0].is_leaving and not world.engines[0].is_killed
+        await asyncio.sleep(2)
+        assert world.engines[0].is_killed
+
+    World().run(story)
+
+
+def test_another_run_on_the_same_engines_has_a_budget_of_its_own():
+    async def story(world: World) -> None:
+        world.failures = [GONE]
+        for _ in range(2):
+            world.fleet.lose(world.fleet.members[0], GONE)
+            await asyncio.sleep(100)
+        assert len(world.starts) == 1 and world.fleet.lost == 2
+        world.fleet.begin_run()
+        await asyncio.sleep(40)
+        assert len(world.starts) == 3 and len(world.names()) == 3 and world.fleet.lost == 0
+
+    World(3, restarts=1).run(story)

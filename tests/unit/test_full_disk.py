@@ -61,12 +61,12 @@ def test_a_checkpoint_that_fills_the_disk_is_given_up_and_the_next_that_fits_is_
     async def save_all() -> None:
         await save(1, 400_000)
         await save(2, 900_000)  # there is room for as much as the last one took, not for this
-        assert recovery.checkpoints.latest() == (checkpoint(1), [])
+        assert recovery.checkpoints.latest() == (checkpoint(1), RunState(1), [])
         assert not list(small_disk.glob("*.partial*"))
         await save(3, 400_000)
 
     asyncio.run(save_all())
-    assert recovery.checkpoints.latest() == (checkpoint(3), [])
+    assert recovery.checkpoints.latest() == (checkpoint(3), RunState(3), [])
     events = read_json_lines(folder.path / "journal.jsonl")
     assert [(event["event"], event["iteration"]) for event in events] == [
         ("checkpoint", 1),

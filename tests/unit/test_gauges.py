@@ -121,8 +121,9 @@ def test_figures_are_kept_fresh_and_reach_who_watches_the_folder(
 
     asyncio.run(asyncio.wait_for(run(), 30))
     assert exported["int_ray_policy_version"] == 7  # the last look is at the end
+    assert exported["int_ray_engines"] == 0  # of this run: others may use them next
     (tmp_path / "journal.jsonl").touch()
-    assert LiveRun.open(tmp_path).figures["policy_version"] == 7
+    assert LiveRun.open(tmp_path).figures["policy_version"] == 7 and LiveRun.open(tmp_path).figures["engines"] == 2
 
 
 def panels() -> list[dict[str, Any]]:

@@ -10,11 +10,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from actors import weight_sync
 from actors.colocated import LearnerInTurn
 from actors.engine_client import Engine, EngineGroup
 from actors.failures import EngineDiedError
 from actors.fleet import Fleet, Member
 from actors.weight_sync import EngineWeightSync, WeightSyncError
+from int_ray.errors import LearnerError
 from int_ray.training_config import LearnerConfig
 from int_ray.types import Logprobs, TokenIds, Update, UpdateBatches
 from tests.fakes import FakeProgress
@@ -63,6 +65,7 @@ class World:
 
     def __init__(self, engines: int) -> None:
         self.weights = 0
+        self.is_closed = False
         self.works: asyncio.Event | None = None  # a patch waits for it
         self.receivers: list[list[str]] = []  # of every sending, by name
         self.fleet = Fleet([cast(Engine, FakeEngine()) for _ in range(engines)], 8, FakeProgress())
@@ -81,6 +84,9 @@ class World:
         self.receivers.append([member.name for member in self.sender.members])
         for member in self.sender.members:
             engine(member).weights = self.weights
+
+    def close(self) -> None:
+        self.is_closed = True
 
     async def logprobs(self, token_ids: TokenIds, temperature: float) -> Logprobs:
         return np.full(len(token_ids), -self.weights, np.float32)
@@ -209,5 +215,86 @@ def test_an_engine_without_the_weights_does_not_join():
         with pytest.raises(WeightSyncError, match="weights version 1: engine and learner differ"):
             await world.sync.refresh()
         assert recruit in world.fleet.recruits and recruit not in world.fleet.members
+
+    run(story)
+
+
+@pytest.mark.parametrize(("way", "left"), [("nccl", 1), ("shm", 3)])
+def test_a_lost_learner_is_a_learner_error_and_takes_the_receivers_of_its_nccl_group_along(way: Any, left: int):
+    async def story(world: World) -> None:
+        async def send() -> None:
+            await asyncio.sleep(0.2)  # longer than learner.deadline_s, which is the learner's own to keep
+            raise LearnerError("learner rank 0 did not finish send_weights")
+
+        world.sync.config = LearnerConfig(weight_sync=way, deadline_s=0.1)
+        world.fleet.is_kept = True
+        world.fleet.learner_in_step = True
+        recruits, world.send_weights = [world.recruit(), world.recruit()], send
+        with pytest.raises(LearnerError, match="did not finish"):
+            await world.sync.refresh()  # to the recruits alone
+        assert len(world.fleet.everyone) == left and world.fleet.lost == 0
+        assert all(engine(one).is_killed == (way == "nccl") for one in recruits)
+        assert world.is_closed == (way == "nccl")
+
+    run(story, engines=1)
+
+
+def test_a_publish_without_a_learner_is_a_learner_error_which_another_one_follows():
+    async def story(world: World) -> None:
+        async def open_sender(sender: Any) -> None:
+            raise LearnerError("a learner rank died during open_weight_sender")
+
+        world.fleet.is_kept, world.open_weight_sender = True, open_sender
+        with pytest.raises(LearnerError, match="a learner rank died"):
+            await world.sync.publish(1)
+        del world.open_weight_sender
+        await world.sync.publish(1)  # nobody is there
+        recruit = world.recruit()
+        await world.sync.refresh()
+        assert world.fleet.members == [recruit]
+
+    run(story)
+
+
+def test_what_the_learner_raises_is_named():
+    async def story(world: World) -> None:
+        async def send() -> None:
+            raise TimeoutError("waited 5 s (learner.deadline_s) for rollout engines to wake their weights")
+
+        world.send_weights = send
+        with pytest.raises(WeightSyncError, match=r"^weight sync waited 5 s .* to wake their weights$"):
+            await world.sync.publish(1)
+
+    run(story)
+
+
+def test_a_receiver_that_dies_while_nccl_sends_ends_the_sending(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weight_sync, "LOOK_S", 0.01)
+
+    async def story(world: World) -> None:
+        async def hang() -> None:
+            world.fleet.lose(world.fleet.members[0], EngineDiedError("gone"))
+            await asyncio.Event().wait()
+
+        world.fleet.is_kept, world.send_weights = True, hang
+        with pytest.raises(LearnerError, match="rollout engine 0 was lost while weights were sent"):
+            await asyncio.wait_for(world.sync.publish(1), 30)
+        assert world.is_closed and not world.fleet.everyone and world.fleet.lost == 1  # the other one is no fault
+
+    run(story)
+
+
+def test_a_receiver_that_dies_while_shared_memory_is_read_stops_nobody(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(weight_sync, "LOOK_S", 0.01)
+
+    async def story(world: World) -> None:
+        async def send() -> None:
+            engine(world.fleet.members[0]).dies_at = "resume"
+            world.fleet.lose(world.fleet.members[0], EngineDiedError("gone"))
+            await asyncio.sleep(0.1)
+
+        world.sync.config, world.send_weights = LearnerConfig(weight_sync="shm", canary_tolerance=0.1), send
+        await world.sync.publish(1)
+        assert world.names() == ["1"]
 
     run(story)

@@ -185,12 +185,17 @@ class Job:
     entrypoint: str
     status: JobStatus = JobStatus.RUNNING
     code: int | None = None
+    start_time: int | None = 0  # ms
 
     def get_job_info(self, job_id: str) -> JobDetails:
         if job_id != "known":
             raise RuntimeError("Request failed with status code 404: no such job")
         return JobDetails(
-            type=JobType.SUBMISSION, status=self.status, entrypoint=self.entrypoint, driver_exit_code=self.code
+            type=JobType.SUBMISSION,
+            status=self.status,
+            entrypoint=self.entrypoint,
+            driver_exit_code=self.code,
+            start_time=self.start_time,
         )
 
     def get_job_logs(self, job_id: str) -> str:
@@ -213,12 +218,28 @@ def test_a_job_is_shown_by_its_folder_where_that_can_be_read(tmp_path: Path, cap
         watched(Job(""), "unknown")
 
 
-def test_the_folder_of_a_job_is_in_its_command_or_its_config(monkeypatch: pytest.MonkeyPatch):
+def test_a_job_that_has_not_begun_in_its_folder_is_shown_by_its_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = begin(tmp_path)
+    folder.journal.write("interrupted", seconds={})
+    command = f"python -m launch.cli train {CONFIG} run.folder={tmp_path} --resume auto"
+    resubmitted = Job(command, start_time=round((time.time() + 60) * 1000))
+    assert watched(resubmitted) == 0 and capsys.readouterr().out == "what the job said\n"
+    assert watched(Job(command, start_time=None)) == 0 and capsys.readouterr().out == "what the job said\n"
+    assert watched(Job(command, start_time=round((time.time() - 60) * 1000))) == 75
+    assert "interrupted" in capsys.readouterr().out
+
+
+def test_the_folder_of_a_job_is_in_its_command_or_its_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.chdir(ROOT)
+    own = tmp_path / "own.yaml"
+    own.write_text((ROOT / CONFIG).read_text().replace("folder: runs/quickstart", "folder: /shared/first"))
+    assert folder_of(f"python -m launch.cli train {own} run.seed=1") == Path("/shared/first")
     assert folder_of(f"python -m launch.cli train {CONFIG} run.folder=/a 'run.folder=/shared/b c'") == Path(
         "/shared/b c"
     )
-    assert folder_of(f"python -m launch.cli train {CONFIG} run.seed=1") == Path("runs/quickstart")
+    relative = f"python -m launch.cli train {CONFIG}"  # to the job's copy of its folder, not to ours
+    assert folder_of(f"{relative} run.seed=1") is None and folder_of(f"{relative} run.folder=runs/first") is None
+    assert folder_of("python -m launch.cli train") is None and folder_of("echo 'x") is None
     assert folder_of("python -m launch.cli train not/here.yaml") is None and folder_of("sleep 5") is None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import Mock
 
 import pytest
 import ray
+from ray.exceptions import ActorPlacementGroupRemoved, RaySystemError
 
-from actors import placement
+from actors import engine_spawning, placement
+from actors.failures import EngineDiedError
 from actors.placement import expect_gpus, patience
 from benchmarks import virtual_time
 from int_ray.errors import RunError
@@ -53,3 +56,26 @@ def test_more_than_the_autoscaler_may_ever_add_is_an_error_at_once(monkeypatch: 
     progress = cluster(monkeypatch, present=2, possible=6)
     with pytest.raises(RunError, match=r"needs 8 GPUs; the cluster has 2 and its autoscaler goes up to 6: raise"):
         expect_gpus(8, progress)
+
+
+def test_a_ray_that_cannot_be_asked_drains_no_node(monkeypatch: pytest.MonkeyPatch):
+    def unreachable() -> dict[str, int]:
+        raise RaySystemError("the GCS is gone")
+
+    monkeypatch.setattr(placement.cluster_state, "get_draining_nodes", unreachable)
+    assert not asyncio.run(placement.draining_nodes())
+
+
+def test_room_that_ray_takes_back_is_an_engine_that_did_not_start(monkeypatch: pytest.MonkeyPatch):
+    removed: list[object] = []
+
+    class Room:
+        async def ready(self) -> None:
+            raise ActorPlacementGroupRemoved
+
+    monkeypatch.setattr(engine_spawning, "remove_placement_group", removed.append)
+    monkeypatch.setattr(engine_spawning.EngineStarter, "reserve", lambda self: Room())
+    starter = engine_spawning.EngineStarter(Mock(), Mock(), Mock())
+    with pytest.raises(EngineDiedError, match="no room for a rollout engine: ActorPlacementGroupRemoved"):
+        asyncio.run(starter.start())
+    assert len(removed) == 1

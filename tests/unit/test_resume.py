@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import shutil
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,16 +195,16 @@ class World:
         schedule: str = "plateau",
         staleness: int = 0,
         oracle_down_until: int = 0,
+        evaluate_every: int = 2,
         **run: Any,
     ) -> None:
         self.path = folder
         self.calls = Calls(kill_at)
-        self.config = config(folder, schedule, staleness, run)
+        self.config = config(folder, schedule, staleness, evaluate_every, run)
         self.progress = FakeProgress()
         self.folder = RunFolder(folder)
-        found, _ = Checkpoints(folder / "checkpoints", 1).latest()
+        found, self.state, _ = Checkpoints(folder / "checkpoints", 1).latest()
         self.checkpoint = found
-        self.state = RunState() if found is None else verify(found)
         weights = "base" if found is None else (found / "model.safetensors").read_text()
         self.learner, self.engine = Learner(self.calls, weights), Engine(self.calls)
         fleet = Fleet([self.engine], 64, self.progress)  # pyright: ignore (an engine that is never lost)
@@ -246,7 +248,7 @@ class World:
         return [event for event in map(json.loads, lines) if event["event"] == name]
 
 
-def config(folder: Path, schedule: str, staleness: int, run: dict[str, Any]) -> Config:
+def config(folder: Path, schedule: str, staleness: int, evaluate_every: int, run: dict[str, Any]) -> Config:
     sampling = {"batch_size": 4, "n": 4, "max_tokens": 128, "staleness": staleness}
     learner = {name: run.pop(name) for name in ("restarts", "max_skipped_updates") if name in run}
     return parse_config(
@@ -260,7 +262,7 @@ def config(folder: Path, schedule: str, staleness: int, run: dict[str, Any]) -> 
             "patch": {"continuations": 4, "epochs": 2, "batch_size": 4},
             "reinforce": {"mini_batch_size": 2, "zero_advantage": "drop", "importance_cap": 2.0 if staleness else None},
             "learner": learner,
-            "evaluate": {"sets": {"hard": "unused"}, "n": 4, "k": [1, 2], "every": 2},
+            "evaluate": {"sets": {"hard": "unused"}, "n": 4, "k": [1, 2], "every": evaluate_every},
             "run": {"folder": str(folder), "iterations": 5, "checkpoint_every": 2} | run,
         }
     )
@@ -272,12 +274,21 @@ def straight(folder: Path, **options: Any) -> World:
     return world
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A run that nothing happened to."""
+    return straight(tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("path", ["plateau", "paper", "outage"])
 def test_a_run_killed_at_any_call_and_resumed_ends_the_same(tmp_path: Path, path: str):
     whole = straight(tmp_path / "whole", **PATHS[path])
     expected = whole.outcome()
-    assert {"patch", "reinforce", "publish", "ask", "save"} <= set(whole.calls.made)
-    for kill_at in range(1, len(whole.calls.made) + 1, 3 if path == "plateau" else 7):
+    kinds = {"sample", "ask", "patch", "patch ends", "reinforce", "reinforce ends", "publish", "save", "saved"}
+    calls = list(range(1, len(whole.calls.made) + 1, 3 if path == "plateau" else 7))
+    calls += [whole.calls.made.index(kind) + 1 for kind in kinds - {whole.calls.made[call - 1] for call in calls}]
+    assert {whole.calls.made[call - 1] for call in calls} == kinds
+    for kill_at in calls:
         folder = tmp_path / str(kill_at)
         killed = World(folder, kill_at=kill_at, **PATHS[path])
         with pytest.raises(Kill):
@@ -286,8 +297,14 @@ def test_a_run_killed_at_any_call_and_resumed_ends_the_same(tmp_path: Path, path
         assert resumed.outcome() == expected, f"killed at call {kill_at}, {whole.calls.made[kill_at - 1]}"
 
 
-def test_finished_groups_are_never_sampled_again(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_closed_run_folder_leaves_no_thread(tmp_path: Path):
+    before = set(threading.enumerate())
+    assert straight(tmp_path).engine.asked
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if thread.name.startswith("groups")]
+
+
+def test_finished_groups_are_never_sampled_again(tmp_path: Path, whole: World):
     for kill_at in (7, whole.calls.made.index("ask") + 1):  # in the first batch; after the second one
         killed = World(tmp_path / str(kill_at), kill_at=kill_at)
         with pytest.raises(Kill):
@@ -321,8 +338,7 @@ def lost(world: World, *calls: int) -> None:
     world.calls.at |= dict.fromkeys(calls, lose)
 
 
-def test_a_lost_learner_goes_back_to_the_last_checkpoint_and_ends_the_same(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_lost_learner_goes_back_to_the_last_checkpoint_and_ends_the_same(tmp_path: Path, whole: World):
     expected = whole.outcome()
     of_learner = [
         number for number, name in enumerate(whole.calls.made, start=1) if name not in ("sample", "ask", "saved")
@@ -337,8 +353,7 @@ def test_a_lost_learner_goes_back_to_the_last_checkpoint_and_ends_the_same(tmp_p
         assert event["reason"] == "a learner rank died" and world.calls.made.count("restart") == 1
 
 
-def test_a_learner_that_is_lost_again_and_again_ends_the_run_resumably(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_learner_that_is_lost_again_and_again_ends_the_run_resumably(tmp_path: Path, whole: World):
     world = World(tmp_path / "run", restarts=1)
     restart = whole.calls.made.index("reinforce") + 2
     lost(world, restart - 1, restart)  # in its work, and while it starts anew
@@ -347,20 +362,48 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run_resumably(tmp_path:
     assert straight(tmp_path / "run").outcome() == whole.outcome()
 
 
-def test_a_request_to_stop_saves_and_the_resumed_run_ends_the_same(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_request_to_stop_saves_and_the_resumed_run_ends_the_same(tmp_path: Path, whole: World):
     expected = whole.outcome()
-    for call in range(2, len(whole.calls.made), 4):
+    last = max(number for number, name in enumerate(whole.calls.made) if name == "reinforce")
+    for call in range(2, last, 4):  # one that comes in the last iteration's training changes nothing any more
         world = World(tmp_path / str(call))
         world.calls.at[call] = world.coordinator.stop.set
-        try:
+        with pytest.raises(Stopped, match="asked to stop after iteration") as stopped:
             world.run()
-        except Stopped as stopped:
-            assert "asked to stop after iteration" in str(stopped)
-            saved = world.events("checkpoint")[-1]["iteration"]
-            assert str(stopped).endswith(f"iteration {saved}")
+        saved = world.events("checkpoint")[-1]["iteration"]
+        assert str(stopped.value).endswith(f"iteration {saved}")
         resumed = straight(tmp_path / str(call))
         assert resumed.outcome() == expected, f"stopped at call {call}, {whole.calls.made[call - 1]}"
+
+
+@pytest.mark.parametrize("call", ["publish", "reinforce"])  # between two iterations, in an update
+@pytest.mark.parametrize("is_before", [False, True])
+def test_a_request_to_stop_beside_a_lost_learner_saves_no_weights_of_another_iteration(
+    tmp_path: Path, whole: World, call: str, is_before: bool
+):
+    made = whole.calls.made
+    number = max(index for index, name in enumerate(made, start=1) if name == call)
+    world = World(tmp_path / "run")
+    lost(world, number)
+    if is_before:
+        stop_at = number - 1 if call == "publish" else number
+        lose = world.calls.at[number]
+        world.calls.at[stop_at] = world.coordinator.stop.set
+        if stop_at == number:
+            world.calls.at[number] = lambda: (world.coordinator.stop.set(), lose())
+    else:
+        restart = world.learner.restart
+
+        async def restart_slowly(folder: Path | None) -> None:
+            await restart(folder)
+            world.coordinator.stop.set()
+            await asyncio.sleep(30)
+
+        world.learner.restart = restart_slowly
+    with pytest.raises(Stopped, match=r"asked to stop, but a learner rank died; the last checkpoint is .*4"):
+        world.run()
+    assert [event["iteration"] for event in world.events("checkpoint")] == [2, 4]
+    assert straight(tmp_path / "run").outcome() == whole.outcome()
 
 
 def test_an_update_that_does_not_end_in_time_is_given_up(tmp_path: Path):
@@ -414,12 +457,22 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path):
     assert not list((tmp_path / "run" / "checkpoints").glob("*.partial*"))
 
 
-def test_a_resumed_evaluation_is_due_that_the_kill_prevented(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_resumed_evaluation_is_due_that_the_kill_prevented(tmp_path: Path, whole: World):
     second = whole.calls.made.index("saved") + 2
     with pytest.raises(Kill):
         World(tmp_path / "run", kill_at=second).run()
     assert sorted(straight(tmp_path / "run").folder.scores()) == sorted(whole.folder.scores()) == [0, 2, 4, 5]
+
+
+def test_an_evaluation_never_takes_groups_of_other_weights(tmp_path: Path):
+    """All evaluations have the same seeds: one that is not due any more leaves its groups behind."""
+    expected = straight(tmp_path / "whole", evaluate_every=3).folder.scores()
+    second_save = [number for number, name in enumerate(straight(tmp_path / "other").calls.made) if name == "save"][1]
+    killed = World(tmp_path / "run", kill_at=second_save + 1)  # evaluated after iteration 2
+    with pytest.raises(Kill):
+        killed.run()
+    scores = straight(killed.path, evaluate_every=3).folder.scores()
+    assert 2 in scores and 3 in expected and {number: scores[number] for number in expected} == expected
 
 
 def test_groups_of_other_weights_are_not_found(tmp_path: Path):
@@ -429,8 +482,7 @@ def test_groups_of_other_weights_are_not_found(tmp_path: Path):
     assert not list((tmp_path / "groups").iterdir())
 
 
-def test_a_run_whose_disk_is_lost_goes_on_from_its_storage(tmp_path: Path):
-    whole = straight(tmp_path / "whole")
+def test_a_run_whose_disk_is_lost_goes_on_from_its_storage(tmp_path: Path, whole: World):
     url = f"memory://{tmp_path.name}/run"
     second = [number for number, name in enumerate(whole.calls.made, start=1) if name == "saved"][1]
     killed = World(tmp_path / "run", kill_at=second + 1, storage=url)
@@ -448,6 +500,37 @@ def test_a_store_that_cannot_be_reached_does_not_stop_the_run(tmp_path: Path, mo
     world.run()
     assert len(world.events("checkpoint")) == len(world.events("checkpoint_not_sent")) == 3
     assert any("could not be sent" in line for line in world.progress.story)
+
+
+def test_a_store_that_hangs_is_given_up_and_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    world = World(tmp_path, storage=f"memory://{tmp_path.name}/run", storage_deadline_s=0.05)
+    hang = threading.Event()
+    assert world.coordinator.recovery.storage is not None
+    monkeypatch.setattr(world.coordinator.recovery.storage, "_put", lambda *_: hang.wait())
+    world.run()
+    hang.set()
+    reasons = [event["reason"] for event in world.events("checkpoint_not_sent")]
+    assert "storage_deadline_s" in reasons[0] and reasons[1:] == ["the checkpoint before is still on its way"] * 2
+
+
+def test_a_request_to_stop_does_not_wait_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    world = World(tmp_path, storage=f"memory://{tmp_path.name}/run", stop_deadline_s=0.5)
+    hang = threading.Event()
+    assert world.coordinator.recovery.storage is not None
+    monkeypatch.setattr(world.coordinator.recovery.storage, "_put", lambda *_: hang.wait())
+    world.calls.at[20] = world.coordinator.stop.set
+    with pytest.raises(Stopped, match=r"could not send iteration_\d+ to memory.*the last checkpoint is"):
+        world.run()
+    hang.set()
+
+
+def test_a_figure_that_an_evaluation_does_not_have_is_the_worst(tmp_path: Path):
+    world = straight(tmp_path, keep_checkpoints=1, keep_best="hard/pass@1", checkpoint_every=1)
+    for path in (tmp_path / "evaluations").glob("*/hard.score.json"):
+        score = json.loads(path.read_text())
+        del score["figures"]["pass@1"]  # evaluated with another evaluate.k
+        path.write_text(json.dumps(score))
+    assert world.coordinator.recovery._score(4) == -math.inf  # pyright: ignore
 
 
 def test_the_checkpoint_with_the_best_evaluation_is_kept(tmp_path: Path):

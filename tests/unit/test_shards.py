@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from actors.learner_state import Snapshot, read_receipt, receipt
 from int_ray.compute.shards import assign, own_share, read_shards, shard_name, write_shard
@@ -22,6 +23,7 @@ def test_a_file_written_by_hand_is_what_the_library_reads(tmp_path: Path):
         "step": torch.tensor(12.0),
         "nothing": torch.zeros(0, 3),
         "count": torch.arange(3),
+        "mask": torch.tensor([True, False, True]),
     }
     write_shard(tmp_path / "new" / "model.safetensors", tensors)
     read = load_file(tmp_path / "new" / "model.safetensors")
@@ -67,7 +69,21 @@ def test_a_rank_leaves_word_of_how_it_ended(tmp_path: Path):
     assert not (tmp_path / "c.safetensors").exists()  # a full disk needs its room
     broken = Snapshot(2, 3)
     broken.add(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        broken.write(tmp_path)
-    with pytest.raises(OSError, match="log of the learner's rank"):
+    broken.write(tmp_path)  # tokenizers raise a bare Exception on a full disk
+    with pytest.raises(OSError, match="division by zero"):
         read_receipt(receipt(tmp_path, 2))
+
+
+def test_a_buffer_that_belongs_to_the_model_is_written_with_it(tmp_path: Path):
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
+    model.model.register_buffer("scale", torch.tensor([2.0]))
+    model.model.register_buffer("mask", torch.tensor([True, False]), persistent=False)
+    snapshot = Snapshot(0, 1)
+    snapshot.add_model(model, tmp_path)
+    snapshot.write(tmp_path)
+    read_receipt(receipt(tmp_path, 0))
+    written = load_file(tmp_path / "model.safetensors")
+    assert written["model.scale"].tolist() == [2.0] and "model.mask" not in written
+    assert written.keys() == model.state_dict().keys()

@@ -13,6 +13,7 @@ from actors.checkpoint import CheckpointError, Checkpoints, verify
 from actors.storage import Storage, open_storage
 from int_ray.config_file import ConfigError, load_config
 from int_ray.types import RunState
+from launch.train import fetch_run
 
 
 def saved(run: Path, iteration: int, keep: int = 2) -> Path:
@@ -21,6 +22,7 @@ def saved(run: Path, iteration: int, keep: int = 2) -> Path:
     (partial / "learner").mkdir()
     for name in ("model.safetensors", "learner/state.json"):
         (partial / name).write_text(f"{name} of {iteration}")
+    (run / "journal.jsonl").write_text("{}\n")
     (run / "rollouts").mkdir(exist_ok=True)
     (run / "rollouts" / f"{iteration}.jsonl").write_text("{}\n")
     (run / "oracle_answers.jsonl").write_text("paid\n" * iteration)
@@ -38,8 +40,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_a_run_goes_on_where_the_disk_is_empty(tmp_path: Path, url: str):
     run, storage = tmp_path / "run", open_storage(url)
     for iteration in (1, 2, 3):
-        storage.send(run, saved(run, iteration))
-    assert sorted(storage._checkpoints()) == ["iteration_000002", "iteration_000003"]  # pyright: ignore
+        storage.send(run, saved(run, iteration), {"iteration_000001"})
+    assert sorted(storage.checkpoints()) == ["iteration_000002", "iteration_000003"]
     other = tmp_path / "other"
     assert open_storage(url).fetch(other) == "iteration_000003"
     assert verify(other / "checkpoints" / "iteration_000003") == RunState(iteration=3)
@@ -77,10 +79,63 @@ def test_an_empty_store_has_nothing(tmp_path: Path, url: str):
     assert open_storage(url).fetch(tmp_path / "run") is None
 
 
+def test_a_fetch_that_is_interrupted_begins_again(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch):
+    run, other = tmp_path / "run", tmp_path / "other"
+    open_storage(url).send(run, saved(run, 1))
+    config = load_config("configs/quickstart.yaml", [f"run.folder={other}", f"run.storage={url}"])
+    get, left = Storage._get, 0  # pyright: ignore
+
+    def torn(self: Storage, name: str, path: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("the connection is gone")  # as remote stores raise what is no OSError
+        get(self, name, path)
+
+    monkeypatch.setattr(Storage, "_get", torn)
+    for allowed in range(6):
+        left = allowed
+        with pytest.raises(ConfigError, match=r"run.storage: .*the connection is gone"):
+            fetch_run(config, "auto")
+        assert not (other / "journal.jsonl").exists()
+    left = 100
+    assert fetch_run(config, "auto") == [f"Fetched iteration_000001 of {url}"]
+    assert verify(other / "checkpoints" / "iteration_000001") == RunState(iteration=1)
+    assert (other / "journal.jsonl").exists() and fetch_run(config, "auto") == []
+
+
+def test_what_this_folder_never_had_is_not_deleted(tmp_path: Path, url: str):
+    run, other = tmp_path / "run", tmp_path / "other"
+    open_storage(url).send(run, saved(run, 7))
+    storage = open_storage(url)
+    storage.send(other, saved(other, 1))
+    assert sorted(storage.checkpoints()) == ["iteration_000001", "iteration_000007"]
+
+
+def test_a_new_run_does_not_begin_in_a_store_that_holds_one(tmp_path: Path, url: str):
+    run = tmp_path / "run"
+    config = load_config("configs/quickstart.yaml", [f"run.folder={tmp_path / 'other'}", f"run.storage={url}"])
+    assert fetch_run(config, None) == []
+    open_storage(url).send(run, saved(run, 1))
+    with pytest.raises(ConfigError, match="already holds a run; add --resume auto"):
+        fetch_run(config, None)
+
+
+def test_a_store_that_cannot_be_reached_is_not_an_empty_one(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("no credentials")
+
+    config = load_config("configs/quickstart.yaml", [f"run.folder={tmp_path / 'other'}", f"run.storage={url}"])
+    monkeypatch.setattr(type(open_storage(url).files), "ls", refuse)
+    for resume in ("auto", None):
+        with pytest.raises(ConfigError, match="no credentials"):
+            fetch_run(config, resume)
+
+
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path):
     class Hostile:
-        def exists(self, path: str) -> bool:
-            return True
+        def ls(self, path: str) -> list[str]:
+            return [path]
 
         def find(self, path: str) -> list[str]:
             return [f"{path}/../../evil/manifest.json"]

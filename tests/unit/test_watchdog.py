@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from actors import watchdog
 from actors.fleet import Fleet
@@ -79,3 +80,34 @@ def test_what_is_cancelled_by_others_stays_cancelled(tmp_path: Path):
 
     with pytest.raises(asyncio.CancelledError):
         run(tmp_path, story)
+
+
+def test_a_diagnosis_that_fails_ends_nothing_and_the_end_names_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unreachable() -> list[dict[str, object]]:
+        raise RaySystemError("the GCS is gone")
+
+    said: list[str] = []
+
+    async def story(progress: WatchedProgress) -> None:
+        said.append("began")
+        await asyncio.sleep(500)
+        said.append("went on")
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(watchdog, "alive", unreachable)
+    folder = tmp_path / "away"  # there is none
+    with pytest.raises(StalledError, match=r"not all stacks could be written to stacks-.*No such file"):
+        run(folder, story)
+    assert said == ["began", "went on"]
+
+
+def test_without_an_answer_of_ray_nobody_knows_who_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unreachable() -> list[dict[str, object]]:
+        raise RuntimeError("Ray has ended")
+
+    async def story(progress: WatchedProgress) -> None:
+        await asyncio.sleep(150)
+
+    monkeypatch.setattr(watchdog, "alive", unreachable)
+    (line,) = run(tmp_path, story)
+    assert line.endswith("waiting for ?")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import ray
 import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from actors import weight_senders
+from actors.learner_rank import LearnerRank
 from actors.update_client import UpdateClient
-from actors.weight_senders import FullWeights, SharedMemorySender, allocate, copy_weight, copying_threads
+from actors.weight_senders import FullWeights, NativeSender, SharedMemorySender, allocate, copy_weight, copying_threads
 
 
 class RecordingClient(UpdateClient):
@@ -114,3 +118,40 @@ def test_a_full_shared_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match=r"no room for 3 MiB of weights in /dev/shm: enlarge it"):
         allocate(0, 3 * 2**20)
+
+
+def test_a_replaced_sender_ends_its_nccl_group():
+    ended: list[str] = []
+    trainer = SimpleNamespace(model_update_group=SimpleNamespace(destroy=lambda: ended.append("nccl")))
+    other_rank = SimpleNamespace(model_update_group=None)  # only rank 0 has a communicator
+    rank = cast(LearnerRank, SimpleNamespace(sender=None))
+    for opened in (trainer, other_rank, None):
+        sender = NativeSender(RecordingClient(), "bfloat16", "nccl")
+        sender._trainer = cast(Any, opened)
+        LearnerRank.open_weight_sender(rank, sender)
+    assert ended == ["nccl"]
+    LearnerRank.open_weight_sender(rank, SharedMemorySender(RecordingClient(), "bfloat16"))
+    assert ended == ["nccl"] and isinstance(rank.sender, SharedMemorySender)
+
+
+def test_cuda_ipc_has_no_group_to_end():
+    sender = NativeSender(RecordingClient(), "bfloat16", "ipc")
+    sender._trainer = cast(Any, SimpleNamespace())
+    sender.close()
+    assert sender._trainer is None
+
+
+@pytest.mark.parametrize("end", [ActorDiedError(), OutOfMemoryError("killed by Ray's memory monitor")])
+def test_an_engine_that_is_gone_is_left_out_of_what_follows(monkeypatch: pytest.MonkeyPatch, end: Exception):
+    def get(call: str, timeout: float) -> None:
+        if call == "gone":
+            raise end
+
+    monkeypatch.setattr(ray, "get", get)
+    engines = [
+        SimpleNamespace(start_weight_update=SimpleNamespace(remote=lambda answer=answer: answer))
+        for answer in ("there", "gone")
+    ]
+    client = UpdateClient(cast(Any, engines), 1, 1.0)
+    client.start_weight_update()
+    assert client.engines == engines[:1]
