@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from threading import Thread
 from typing import ParamSpec, TypeVar
 
@@ -11,18 +11,24 @@ Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
 
 
-def in_background(
-    work: Callable[Arguments, Answer], *arguments: Arguments.args, **named: Arguments.kwargs
-) -> Future[Answer]:
-    """Call in a daemon thread: asyncio.to_thread's threads are joined by asyncio.run, and by the interpreter's end."""
-    answer: Future[Answer] = Future()
+class Background(Executor):
+    """A daemon thread for each call: a pool's threads are joined by asyncio.run, and by the interpreter's end."""
 
-    def run() -> None:
-        try:
-            answer.set_result(work(*arguments, **named))
-        except BaseException as error:  # the caller's, whatever it is
-            answer.set_exception(error)
+    def submit(
+        self, fn: Callable[Arguments, Answer], /, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Answer]:
+        """See Executor; cannot be cancelled."""
+        answer: Future[Answer] = Future()
 
-    answer.set_running_or_notify_cancel()  # from here on nobody can cancel it
-    Thread(target=run, name=getattr(work, "__name__", "work"), daemon=True).start()
-    return answer
+        def run() -> None:
+            try:
+                answer.set_result(fn(*args, **kwargs))
+            except BaseException as error:  # the caller's, whatever it is
+                answer.set_exception(error)
+
+        answer.set_running_or_notify_cancel()
+        Thread(target=run, name=getattr(fn, "__name__", "work"), daemon=True).start()
+        return answer
+
+
+BACKGROUND = Background()

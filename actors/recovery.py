@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from actors.background import in_background
+from actors.background import BACKGROUND
 from actors.checkpoint import Checkpoints, verify
 from actors.run_folder import RunFolder
 from actors.storage import Storage, open_storage
@@ -15,6 +16,8 @@ from int_ray.config import Config
 from int_ray.errors import LearnerError, RunError, Stopped
 from int_ray.ports import Learner, Progress
 from int_ray.types import RunState
+
+Answer = TypeVar("Answer")
 
 
 class LearnerLost(RunError):
@@ -79,7 +82,7 @@ class Recovery:
             return
         try:
             writing.result()
-            path = await asyncio.wrap_future(in_background(self.checkpoints.complete, partial, state))
+            path = await self._beside(self.checkpoints.complete, partial, state)
         except OSError as error:  # TimeoutError is one
             self._failed(state, error)
             return
@@ -91,13 +94,16 @@ class Recovery:
             await self._send(self.storage, path, state)
             self._sending = None
 
+    @staticmethod
+    def _beside(work: Callable[..., Answer], *arguments: object) -> asyncio.Future[Answer]:
+        """In a thread that nothing waits for at the end."""
+        return asyncio.get_running_loop().run_in_executor(BACKGROUND, work, *arguments)
+
     async def _send(self, storage: Storage, path: Path, state: RunState) -> None:
         deadline = self.config.run.storage_deadline_s
-        sending = in_background(storage.send, self.folder.path, path, self.checkpoints.pruned)
+        sending = self._beside(storage.send, self.folder.path, path, self.checkpoints.pruned)
         # Every store has errors of its own; the run has its checkpoint, whatever they are.
-        (error,) = await asyncio.gather(
-            asyncio.wait_for(asyncio.wrap_future(sending), deadline), return_exceptions=True
-        )
+        (error,) = await asyncio.gather(asyncio.wait_for(sending, deadline), return_exceptions=True)
         if error is not None:
             reason = str(error) or f"it took longer than {deadline:g} s (run.storage_deadline_s)"
             self.progress.say(f"{path.name} could not be sent to {self.config.run.storage}: {reason}")
@@ -123,7 +129,7 @@ class Recovery:
             self.restarts += 1
             if self.restarts > self.config.learner.restarts:
                 raise LearnerLost(f"{error} (learner.restarts = {self.config.learner.restarts} are spent)") from error
-            state = RunState() if self.last is None else await asyncio.wrap_future(in_background(verify, self.last))
+            state = RunState() if self.last is None else await self._beside(verify, self.last)
             origin = self.config.model.path if self.last is None else self.last.name
             self.progress.say(f"The learner is lost ({error}); going back to iteration {state.iteration}, {origin}")
             self.folder.journal.write("learner_rebuilt", iteration=state.iteration, origin=origin, reason=str(error))

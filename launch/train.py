@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from actors.background import in_background
+from actors.background import BACKGROUND
 from actors.checkpoint import CheckpointError, Checkpoints, verify
 from actors.storage import JOURNAL, open_storage
 from int_ray.config import Config
@@ -162,7 +162,7 @@ def fetch_run(config: Config, resume: str | None) -> list[str]:
 
 def _asked(url: str, work: Callable[[], Answer]) -> Answer:
     """What a store says; one line for its errors, of which every store has its own. Raises ConfigError."""
-    answer = in_background(work)
+    answer = BACKGROUND.submit(work)
     if (error := answer.exception()) is not None:
         raise ConfigError([f"run.storage: {url}: {str(error) or type(error).__name__}"]) from None
     return answer.result()
