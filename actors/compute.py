@@ -14,7 +14,7 @@ from actors import local_ray
 from actors.engine_client import Engine
 from actors.engine_spawning import EngineStarter, close_engines, spawn_engines
 from actors.fleet import Fleet
-from actors.fleet_keeper import kept
+from actors.fleet_keeper import FleetKeeper
 from actors.grader_pool import GraderPool, Reward
 from actors.learner import Learner
 from actors.learner_rank import LearnerSettings
@@ -24,6 +24,7 @@ from int_ray.config_checks import num_gpus, reinforce_updates
 from int_ray.data_config import ProblemsConfig
 from int_ray.errors import RunError
 from int_ray.ports import Progress
+from int_ray.side_by_side import beside
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ async def start_engines(
         async with fleet.turn:  # the learner's GPU has no room for an engine that starts while it works
             return await starter.start()
 
-    await stack.enter_async_context(kept(fleet, start_engine, draining_nodes, config.rollout, progress))
+    keeper = FleetKeeper(fleet, start_engine, draining_nodes, config.rollout, progress)
+    await stack.enter_async_context(beside(keeper.run()))
     return fleet
 
 

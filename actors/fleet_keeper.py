@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Collection
 
 from actors.engine_client import Engine
 from actors.failures import EngineCallError, EngineDiedError, EngineHungError
@@ -15,25 +14,6 @@ from int_ray.ports import Progress
 
 TICK_S = 1.0
 LONGEST_PAUSE_S = 60.0  # between a start that failed and the next
-
-
-@asynccontextmanager
-async def kept(
-    fleet: Fleet,
-    start_engine: Callable[[], Awaitable[Engine]],
-    draining_nodes: Callable[[], Awaitable[Collection[str]]],
-    config: RolloutConfig,
-    progress: Progress,
-) -> AsyncIterator[None]:
-    """Keep the fleet while the block runs; its end also ends what is being started."""
-    keeping = asyncio.create_task(FleetKeeper(fleet, start_engine, draining_nodes, config, progress).run())
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        await asyncio.wait([keeping])
-        if not keeping.cancelled():
-            keeping.result()  # raises what ended it before
 
 
 class FleetKeeper:
@@ -66,7 +46,7 @@ class FleetKeeper:
         fleet.is_kept = True
 
     async def run(self) -> None:
-        """Until it is cancelled, or finds no way to go on."""
+        """Until it is cancelled, which also ends what is being started, or finds no way to go on."""
         now = asyncio.get_running_loop().time
         for member in self.fleet.everyone:
             member.heard = now()

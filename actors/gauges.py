@@ -17,6 +17,7 @@ from actors.engine_client import Engine, EngineGroup
 from actors.fleet import Fleet
 from actors.trace import Trace, traced
 from int_ray.oracles.spending import Ledger
+from int_ray.side_by_side import beside
 from int_ray.timeline import LEARNER, UPKEEP
 
 PREFIX = "int_ray_"  # Ray puts `ray_` before it
@@ -88,14 +89,10 @@ class Gauges:
     @asynccontextmanager
     async def live(self) -> AsyncIterator[None]:
         """Refresh the figures until the block ends."""
-        task = asyncio.create_task(self._keep_fresh())
         try:
-            yield
+            async with beside(self._keep_fresh()):
+                yield
         finally:
-            task.cancel()
-            await asyncio.wait([task])
-            if not task.cancelled():
-                task.result()  # raises what ended it before
             self.refresh()
             self._set(dict.fromkeys(LOAD, 0))  # Ray would go on showing the last ones
 

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from int_ray.errors import RunError
 from int_ray.ports import Progress
+from int_ray.side_by_side import beside
 from int_ray.training_config import LearnerConfig
 
 SAY_EVERY_S = 30.0
@@ -30,12 +31,8 @@ async def patience(progress: Progress, what: str, deadline_s: float) -> AsyncIte
             waited_s += SAY_EVERY_S
             progress.say(f"still waiting for {what}: {waited_s:.0f} s of at most {deadline_s:g} s")
 
-    saying = asyncio.create_task(say())
-    try:
+    async with beside(say()):
         yield
-    finally:
-        saying.cancel()
-        await asyncio.wait([saying])  # unlike awaiting it, lets a cancellation of the block's own task through
 
 
 def expect_gpus(needed: int, progress: Progress) -> None:

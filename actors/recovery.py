@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from actors.background import BACKGROUND
 from actors.checkpoint import Checkpoints, verify
 from actors.run_folder import RunFolder
 from actors.storage import Storage, open_storage
+from int_ray.background import BACKGROUND
 from int_ray.config import Config
 from int_ray.errors import LearnerError, RunError, Stopped
 from int_ray.ports import Learner, Progress

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
-from actors.background import BACKGROUND
 from actors.checkpoint import CheckpointError, Checkpoints, verify
 from actors.storage import JOURNAL, open_storage
+from int_ray.background import BACKGROUND
 from int_ray.config import Config
 from int_ray.config_checks import batch_arithmetic
 from int_ray.config_file import ConfigError, dump_config, load_config

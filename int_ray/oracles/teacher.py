@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from dataclasses import dataclass
-from threading import Thread
 from typing import Protocol, runtime_checkable
 
+from int_ray.background import BACKGROUND
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.chat import Fault
 from int_ray.oracles.prompts import prompt_hash
@@ -52,13 +51,10 @@ class CheckerTeacher:
 
     async def solve(self, problem: Problem) -> Written:
         """What the checker writes; failures: timeout, no_solution, or the name of what it raised."""
-        written: Future[Written] = Future()
-        written.set_running_or_notify_cancel()  # it cannot be taken back any more
         async with self.gate:
-            # A daemon: one that hangs keeps neither the process alive nor the run's own threads busy.
-            Thread(target=lambda: written.set_result(self._ask(problem)), daemon=True).start()
+            written = asyncio.get_running_loop().run_in_executor(BACKGROUND, self._ask, problem)
             try:
-                return await asyncio.wait_for(asyncio.wrap_future(written), self.deadline_s)
+                return await asyncio.wait_for(written, self.deadline_s)
             except TimeoutError:
                 return Written(failure="timeout", source=self.source)
 

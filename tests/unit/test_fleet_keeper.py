@@ -12,10 +12,11 @@ import pytest
 from actors.engine_client import Engine, Place
 from actors.failures import EngineDiedError, FleetLostError
 from actors.fleet import Fleet
-from actors.fleet_keeper import kept
+from actors.fleet_keeper import FleetKeeper
 from benchmarks import virtual_time
 from int_ray.config import RolloutConfig
 from int_ray.errors import RunError
+from int_ray.side_by_side import beside
 from tests.fakes import FakeProgress
 
 GONE = EngineDiedError("gone")
@@ -67,7 +68,8 @@ class World:
 
     def run(self, story: Callable[[World], Awaitable[None]]) -> None:
         async def kept_meanwhile() -> None:
-            async with kept(self.fleet, self.start, self.draining_nodes, self.config, self.progress):
+            keeper = FleetKeeper(self.fleet, self.start, self.draining_nodes, self.config, self.progress)
+            async with beside(keeper.run()):
                 await asyncio.sleep(0.5)  # from here on the keeper looks half a second before
                 await story(self)
 

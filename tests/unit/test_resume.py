@@ -36,7 +36,7 @@ from int_ray.ports import Ports
 from int_ray.report.run_files import read_run
 from int_ray.segmentation import Segmenter
 from int_ray.trigger import build_trigger
-from int_ray.types import Attempt, Logprobs, OracleReply, ProblemSets, Proposal, RunState, TokenIds, Update
+from int_ray.types import Attempt, Logprobs, OracleReply, Problem, ProblemSets, Proposal, RunState, TokenIds, Update
 from tests.factories import problem
 from tests.fakes import FakeGrader, FakeProgress
 
@@ -209,7 +209,10 @@ class World:
         self.learner, self.engine = Learner(self.calls, weights), Engine(self.calls)
         fleet = Fleet([self.engine], 64, self.progress)  # pyright: ignore (an engine that is never lost)
         self.oracle = PaidOracle(self.calls, folder / "paid.txt")
-        encode = lambda problem: np.array(list(map(ord, problem.id)), np.int32)  # noqa: E731
+
+        def encode(problem: Problem) -> TokenIds:
+            return np.array(list(map(ord, problem.id)), np.int32)
+
         pool = RolloutPool(fleet, FakeGrader(), encode, self.config.rollout, 0, self.progress, self.folder.groups)
         sync = Sync(self.calls, self.learner, self.engine, fleet)
         ports = Ports(pool, FakeGrader(), self.oracle, self.progress, self.learner, sync)
