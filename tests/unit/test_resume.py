@@ -228,6 +228,11 @@ class World:
     def run(self) -> RunState:
         try:
             return asyncio.run(self.coordinator.run(self.state, self.checkpoint))
+        except Kill:
+            for thread in threading.enumerate():  # of a process that is killed nothing would write on
+                if thread.name in ("complete", "send"):
+                    thread.join(60)
+            raise
         finally:
             self.folder.close()
 
