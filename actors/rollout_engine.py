@@ -129,22 +129,23 @@ class RolloutEngine:
         Raises EngineDiedError.
         """
         request = None
-        if not self._running:
-            one_token = Sampling(n=1, max_tokens=1, temperature=self.rollout.temperature)
-            request = asyncio.create_task(self._sample([0], one_token, CANARY_PRIORITY))
+        before = self._signs_of_life()
         try:
-            before = self._signs_of_life()
-            while not self._stands_still and before == self._signs_of_life():
+            while not self._stands_still and (now := self._signs_of_life()) <= before:
+                before = now  # less, if a request was given up
                 if request is not None and request.done():
                     request.result()  # raises what went wrong
                     return
+                if request is None and not self._running:
+                    one_token = Sampling(n=1, max_tokens=1, temperature=self.rollout.temperature)
+                    request = asyncio.create_task(self._sample([0], one_token, CANARY_PRIORITY))
                 await asyncio.sleep(BEAT_S)
         finally:
             if request is not None:
                 request.cancel()
 
     def _signs_of_life(self) -> tuple[int, int]:
-        """What changes with every decoded token: requests that ended, and tokens of those that have not."""
+        """What grows with every decoded token: requests that ended, and tokens of those that have not."""
         llm: Any = self._llm
         states = llm.output_processor.request_states.values()
         return self._ended, sum(state.detokenizer.num_output_tokens() for state in states)

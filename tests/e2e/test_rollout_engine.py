@@ -174,6 +174,25 @@ def test_an_engine_gives_a_sign_of_life_unless_its_process_is_stopped(doomed: li
     run(probe())
 
 
+def test_a_request_that_is_given_up_is_no_sign_of_life_and_ends_no_probe(doomed: list[Doomed]):
+    async def probe() -> None:
+        engine, core = doomed[0].engine, doomed[0].core()
+        running = asyncio.create_task(engine.sample_group(PROMPT, NO_PREFIX, sampling(64, 0, 300)))
+        await asyncio.sleep(0.5)
+        core.send_signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(0.5)  # what it had decoded is counted
+            probing = asyncio.create_task(engine.probe())
+            await asyncio.sleep(0.3)
+            running.cancel()
+            assert not (await asyncio.wait([probing], timeout=2))[0]
+        finally:
+            core.send_signal(signal.SIGCONT)
+        await asyncio.wait_for(probing, 60)
+
+    run(probe())
+
+
 def test_a_dead_vllm_process_is_one_clear_error_and_closing_leaves_nothing(doomed: list[Doomed]):
     doomed[0].core().send_signal(signal.SIGKILL)
     with pytest.raises(EngineDiedError, match="vLLM's engine process died"):
