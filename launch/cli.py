@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from launch.cli_arguments import ConfigFile, DryRun, Overrides, Plugins, ResumeAuto
+from launch.cli_experiments import add_experiments, run_experiment
 from launch.cli_tools import tools
 from launch.commands import Given
 from launch.exits import EXIT_FAILED, exit_on_config_error, exit_resumable
@@ -20,13 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train language models by RL that gets past problems where every rollout fails (InT).",
 )
-
-
-@contextmanager
-def resumable(given: Given) -> Iterator[Given]:
-    """One line for whatever ends the command early, and the command that goes on with it."""
-    with exit_resumable(given.command, given.config, given.overrides, given.plugins):
-        yield given
 
 
 @app.callback()
@@ -60,67 +52,7 @@ def train(
         run_training(config, arguments, dry_run=dry_run, resume=resume, plugins=plugins or [])
 
 
-@app.command(
-    epilog="Examples:  int-ray collect configs/quickstart.yaml run.folder=runs/collected  |  "
-    "int-ray train configs/quickstart.yaml patch.interventions=runs/collected/interventions.jsonl"
-)
-def collect(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    resume: ResumeAuto = None,
-    plugins: Plugins = None,
-) -> None:
-    """Collect interventions on all training problems, train on nothing: a file for patch.interventions, TRL and others.
-
-    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
-    """
-    with resumable(Given("collect", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
-        from launch.collect import Collection
-
-        Collection(given).run()
-
-
-@app.command(
-    epilog="Examples:  int-ray evaluate configs/quickstart.yaml run.folder=runs/evaluated  |  int-ray evaluate FILE "
-    "'evaluate.checkpoints={base: FOLDER, trained: FOLDER}' evaluate.sets.aime=benchmark:aime_2025 evaluate.decoding=e3"
-)
-def evaluate(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    resume: ResumeAuto = None,
-    plugins: Plugins = None,
-) -> None:
-    """Measure pass@k of one or several checkpoints on every set of evaluate.sets: JSON, Markdown and a page.
-
-    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
-    """
-    with resumable(Given("evaluate", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
-        from launch.evaluation import Evaluation
-
-        Evaluation(given).run()
-
-
-@app.command(
-    epilog="Examples:  int-ray ablate configs/quickstart.yaml run.folder=runs/table1  |  "
-    "int-ray ablate FILE ablate.n=64 oracle.kind=gemini"
-)
-def ablate(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    resume: ResumeAuto = None,
-    plugins: Plugins = None,
-) -> None:
-    """Fill Table 1 of the paper: the base model, from and with interventions, and four patches of it.
-
-    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
-    """
-    with resumable(Given("ablate", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
-        from launch.ablation import TableOne
-
-        TableOne(given).run()
+add_experiments(app)
 
 
 @app.command(
@@ -140,32 +72,9 @@ def compare(
     Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
     """
     changes = [*(overrides or []), *([] if seeds is None else [f"compare.seeds={seeds}"])]
-    with resumable(Given("compare", config, changes, plugins or [], dry_run, resume is not None)) as given:
-        from launch.comparison import Comparison
-
-        Comparison(given).run()
-
-
-@app.command(
-    "hard-set",
-    epilog="Examples:  int-ray hard-set configs/quickstart.yaml run.folder=runs/hard problems.train=pool.jsonl  |  "
-    "int-ray hard-set FILE hard_set.n=64 hard_set.oracle_solves=true oracle.kind=gemini",
-)
-def hard_set(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    resume: ResumeAuto = None,
-    plugins: Plugins = None,
-) -> None:
-    """Find the problems that the model never solves in hard_set.n rollouts; write them as training and test files.
-
-    Exit codes: 0 done, 1 failed, 2 the config or the data cannot be used, 75 interrupted and resumable.
-    """
-    with resumable(Given("hard-set", config, overrides or [], plugins or [], dry_run, resume is not None)) as given:
-        from launch.hard_set import Selection
-
-        Selection(given).run()
+    run_experiment(
+        "launch.comparison:Comparison", Given("compare", config, changes, plugins or [], dry_run, bool(resume))
+    )
 
 
 @app.command(
