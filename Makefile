@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed-$(notdir $(LOCK))
 ANY_PYTHON := $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
 RUN ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup quickstart test unit check bench gpu soak chaos rebuild-chains
+.PHONY: help setup quickstart test unit lint check bench gpu soak chaos rebuild-chains
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -29,17 +29,18 @@ $(STAMP): $(LOCK) pyproject.toml
 quickstart: setup ## the whole loop on a laptop: stall, oracle, patch, GRPO, evaluation
 	$(BIN)/int-ray train configs/quickstart.yaml run.folder=$(RUN)
 
-test: setup ## every test that this machine can run
-	$(BIN)/python -m pytest -m "not slow"
+test: setup unit ## every test that this machine can run
+	$(BIN)/python -m pytest -m "not slow" --ignore=tests/unit
 
-unit: setup ## tests without Ray
-	$(BIN)/python -m pytest tests/unit -q -m "not slow"
+unit: setup ## tests without Ray, in a process per core
+	$(BIN)/python -m pytest tests/unit -q -m "not slow" -n auto
 
-check: setup ## lint, types, unit tests
+check: setup lint unit ## lint, types, unit tests
+
+lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest tests/unit -q -m "not slow"
 
 bench: setup ## speed as ratios against bare baselines (under 25 minutes)
 	$(BIN)/python -m benchmarks

@@ -64,7 +64,7 @@ def has_event(folder: Path, name: str) -> bool:
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted after its first checkpoint, killed twice, and then resumed to the end."""
+    """A run that was interrupted after its first checkpoint, killed twice, told to stop, and resumed to the end."""
     folder = tmp_path_factory.mktemp("train") / "run"
     process = start(folder)
     try:
@@ -84,8 +84,28 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     killed_when(folder, "the patch", lambda: count_events(folder, "intervention_round") > rounds)
     before = finished_groups(folder)
     killed_when(folder, "some groups to be sampled", lambda: bool(finished_groups(folder) - before))
+    stopped_by_sigterm(folder)
     (folder / "output.txt").write_text(run_to_the_end(folder, "--resume", "auto"))
     return folder
+
+
+def stopped_by_sigterm(folder: Path) -> None:
+    """Resume, and ask it to stop as soon as it works; it saves where it stands."""
+    saved = count_events(folder, "checkpoint")
+    before = finished_groups(folder)
+    process = start(folder, "--resume", "auto")
+    try:
+        wait_for("a group", lambda: bool(finished_groups(folder) - before) or process.poll() is not None, 500)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    assert process.returncode == 75, output
+    assert "--resume auto" in output and "Traceback" not in output, output
+    assert count_events(folder, "checkpoint") > saved and count_events(folder, "finished") == 0, output
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, alive
 
 
 def run_to_the_end(folder: Path, *arguments: str) -> str:
@@ -124,7 +144,7 @@ def finished_groups(folder: Path) -> set[bytes]:
 
 def test_the_resumed_run_finishes_with_a_stall_a_patch_and_an_evaluation(run_folder: Path):
     names = [event["event"] for event in events(run_folder)]
-    assert names.count("started") == 4 and "interrupted" in names and names[-1] == "finished"
+    assert names.count("started") == 5 and "interrupted" in names and names[-1] == "finished"
     summary = json.loads((run_folder / "summary.json").read_text())
     assert summary["run"]["iterations"] == 4
     assert summary["run"]["intervention_rounds"] >= 1
@@ -178,7 +198,7 @@ def test_the_run_folder_is_readable(run_folder: Path):
 def test_the_trace_has_the_work_of_both_processes(run_folder: Path):
     spans = read_spans(run_folder / "trace.json")
     runs = [span for span in spans if span.track == "run"]
-    assert len(runs) == 4
+    assert len(runs) == 5
     for run in runs:
         inside = {(span.track, span.name) for span in spans if run.start <= span.start and span.end <= run.end}
         assert ("rollout engine 0", "sample_group") in inside and ("weight sync", "publish") in inside
