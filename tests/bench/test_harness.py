@@ -48,7 +48,7 @@ def test_pairs_are_interleaved_after_one_warm_up_of_each():
 
 
 def test_a_slower_side_shows_in_the_ratio():
-    speed = at_least("speed", paired(lambda: time.sleep(0.02), lambda: time.sleep(0.01), pairs=3), 0.95)
+    speed = at_least("speed", paired(lambda: time.sleep(0.4), lambda: time.sleep(0.2), pairs=3), 0.95)
     assert 0.3 < speed.value < 0.8 and not speed.reached
 
 

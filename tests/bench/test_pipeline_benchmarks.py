@@ -9,8 +9,6 @@ import pytest
 from benchmarks import orchestration, scale
 from benchmarks.measure import Scale
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_orchestration_reports_its_three_figures():
     figures = {figure.name: figure for figure in orchestration.run(Scale.TINY)}

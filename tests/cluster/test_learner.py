@@ -294,7 +294,7 @@ def test_late_and_dead_ranks_are_named(ray_cluster: None) -> None:
         asyncio.run(Learner(ranks, deadline_s=1, undo=ExitStack()).reinforce([]))
     dying = [ray.remote(num_cpus=0)(StubbornRank).remote()]
     with pytest.raises(LearnerError, match=r"a learner rank died during patch: .*"):
-        asyncio.run(Learner(dying, deadline_s=20, undo=ExitStack()).patch([]))
+        asyncio.run(Learner(dying, deadline_s=120, undo=ExitStack()).patch([]))
     for rank in ranks:
         ray.kill(rank)
 

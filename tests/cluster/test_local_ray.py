@@ -30,7 +30,7 @@ time.sleep(5)  # some of Ray's processes open their ports late
 family = [psutil.Process(), *psutil.Process().children(recursive=True)]
 ports = [port for process in family for port in process.net_connections("inet") if port.status == "LISTEN"]
 local_ray.disconnect()
-_, alive = psutil.wait_procs(family[1:], timeout=10)
+_, alive = psutil.wait_procs(family[1:], timeout=90)
 addresses = sorted({port.laddr.ip for port in ports})
 print(json.dumps({"addresses": addresses, "cleanup": cleanup, "alive": len(alive), "family": len(family),
                   "stranger": [stranger.returncode, stranger.stderr]}))

@@ -19,7 +19,7 @@ from int_ray.oracle_config import BudgetConfig
 from int_ray.oracles.spending import Ledger
 from tests.fakes import FakeProgress
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.usefixtures("ray_cluster")
 SHOWN = re.compile(r'^ray_int_ray_(\w+)\{[^}]*run="(\w+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 

@@ -84,7 +84,7 @@ def seeds(groups: Sequence[RolloutGroup]) -> list[int]:
 
 def test_groups_keep_the_order_of_the_problems_and_are_graded_as_they_arrive():
     setup = Setup()
-    groups = setup.sample([600, 5, 5, 5])
+    groups = setup.sample([5000, 5, 5, 5])
     assert [group.problem.id for group in groups] == ["p0", "p1", "p2", "p3"]
     assert setup.grader.graded[-1] == "p0" and setup.progress.done == 4
     assert all(rollout.outcome is Outcome.CORRECT for group in groups for rollout in group.rollouts)
@@ -238,7 +238,7 @@ def test_a_late_group_costs_its_engine_and_the_story_names_problem_and_setting()
 
 
 def test_a_group_that_is_late_on_two_engines_is_left_out_and_nothing_else():
-    setup = Setup(3, deadline_s=2)
+    setup = Setup(3, deadline_s=8)
     late, *others = setup.sample([60_000, 1, 1])
     assert [rollout.outcome for rollout in late.rollouts] == [Outcome.ERROR] * 2 and late.is_undetermined
     assert all(len(rollout.completion.token_ids) == 0 for rollout in late.rollouts)

@@ -96,7 +96,7 @@ def cluster() -> Iterator[Cluster]:
         assert head.stdin
         head.stdin.close()  # it ends, and takes all of its Ray along
         try:
-            head.wait(timeout=30)
+            head.wait(timeout=120)
         finally:
             head.kill()
             shutil.rmtree(folder, ignore_errors=True)
@@ -169,7 +169,7 @@ def test_the_cluster_lets_nobody_else_in(cluster: Cluster):
 
 def test_a_run_on_the_cluster(cluster: Cluster, tmp_path: Path):
     folder = tmp_path / "run"
-    code, log, said = submit(cluster, *SMALL, f"run.folder={folder}", deadline_s=240)
+    code, log, said = submit(cluster, *SMALL, f"run.folder={folder}", deadline_s=600)
     assert code == 0, log + said
     assert "Evaluation" in log or "The run" in log
     assert json.loads((folder / "summary.json").read_text())["run"]["iterations"] == 1
@@ -192,7 +192,9 @@ def stop(cluster: Cluster, said: str) -> None:
     command = re.search(r"^To stop it, resumable:\s+(.+)$", said, re.MULTILINE)
     assert command, said
     environment = cluster.environment | {"RAY_AUTH_TOKEN": TOKEN}
-    done = subprocess.run(command[1], shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command[1], shell=True, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert job_info(cluster, job_id_of(said))["status"] == "STOPPED"
 
@@ -236,7 +238,7 @@ def test_rays_own_command_does_the_same(cluster: Cluster, tmp_path: Path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Resources and batches" in done.stdout

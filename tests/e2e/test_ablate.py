@@ -23,8 +23,6 @@ SMALL = [
 ]
 ROWS = ["naive", "from_intervention", "with_intervention", "patch", "no_filter", "no_prefix", "suffix"]
 
-pytestmark = pytest.mark.timeout(650)
-
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]

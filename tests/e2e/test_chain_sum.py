@@ -9,14 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.factories import tiny_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TAUGHT = re.compile(r"Hm\.\s+\\boxed\{(\d)\}")
-
-pytestmark = pytest.mark.timeout(650)
 
 
 def chain_sum(size: int, seed: int) -> str:

@@ -25,8 +25,6 @@ ROOT = Path(__file__).parents[2]
 HARD = ROOT / "int_ray" / "chains" / "data" / "hard_train.jsonl"
 KEY = "canary-key-0815"
 
-pytestmark = pytest.mark.timeout(600)
-
 
 class SlowAnswers:
     """The exact oracle's knowledge; `freely` questions after the first chunk are answered, the others are held up."""
@@ -92,9 +90,8 @@ def kill(process: subprocess.Popen[str]) -> None:
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    _, alive = psutil.wait_procs(family, timeout=20)
-    for left in alive:
-        left.kill()
+    _, alive = psutil.wait_procs(family, timeout=180)
+    assert not alive, alive
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from int_ray.types import Completion
 from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, TEMPERATURE, Pair, run, sampling
 
 ERROR = 1e-3  # fp32
-NUM_SAMPLES = 280  # more than the engine decodes at once: some begin after the change
+NUM_SAMPLES = 400  # more than the engine decodes at once: some begin after the change
+BEATS = 6  # signs of life before a change, a decoding step each at least: some samples have ended by then
 MAX_TOKENS = 80
 
 
@@ -29,7 +30,8 @@ async def sample_across(pair: Pair, *versions: int) -> EngineGroup:
         pair.engine.sample_group(LONG_PROMPT, NO_PREFIX, sampling(NUM_SAMPLES, 3, MAX_TOKENS))
     )
     for version in versions:
-        await asyncio.sleep(0.4)
+        for _ in range(BEATS):
+            await pair.engine.probe()
         await pair.sync.publish(version)
     return await sampling_all
 

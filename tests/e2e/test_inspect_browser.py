@@ -15,7 +15,6 @@ from tests.browser import DESKTOP, PHONE, chromium, opened, overflow
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.timeout(240)
 
 HOSTILE = "<script>alert(1)</script><img src=https://example.com/x onerror=alert(1)> \u202e" + "x" * 300
 

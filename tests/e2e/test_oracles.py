@@ -61,8 +61,6 @@ SERVER_ENVIRONMENT = {
     "TORCH_COMPILE_DISABLE": "1",
 }
 
-pytestmark = pytest.mark.timeout(280)
-
 
 def quickstart(folder: Path, *overrides: str) -> Config:
     """The quickstart, small."""

@@ -43,7 +43,7 @@ from tests.fakes import FakeProgress
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "int_ray" / "chains" / "data"
 
-pytestmark = [pytest.mark.timeout(280), pytest.mark.usefixtures("local_cluster")]
+pytestmark = pytest.mark.usefixtures("local_cluster")
 
 
 def quickstart(model: Path = DATA / "base") -> Config:

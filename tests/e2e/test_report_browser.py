@@ -18,7 +18,6 @@ from tests.unit.test_claims import FREED, write_experiment
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.timeout(240)
 
 HOSTILE = "<script>alert(1)</script></title><img src=https://example.com/x onerror=alert(1)> \u202e" + "x" * 300
 

@@ -110,7 +110,7 @@ class Doomed:
         return max(self.children, key=lambda child: child.memory_info().rss)
 
     def assert_gone(self) -> None:
-        _, alive = psutil.wait_procs([self.actor, *self.children], timeout=10)
+        _, alive = psutil.wait_procs([self.actor, *self.children], timeout=60)
         assert not alive, alive
 
 

@@ -34,7 +34,7 @@ SETTINGS = [
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("staleness") / "run"
     command = [sys.executable, "-m", "launch.cli", "train", "configs/quickstart.yaml", f"run.folder={folder}"]
-    result = subprocess.run([*command, *SETTINGS], cwd=ROOT, capture_output=True, text=True, timeout=280)
+    result = subprocess.run([*command, *SETTINGS], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ", staleness " in result.stdout
     return folder

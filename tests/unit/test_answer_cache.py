@@ -68,7 +68,7 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path, damage: bytes):
     assert cache.unreadable == 1
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(st.characters(codec=None)), st.integers(0, 10**9), st.floats(0, 1e6))
 def test_any_text_comes_back_as_it_was_used(
     tmp_path_factory: pytest.TempPathFactory, text: str, tokens: int, cost: float

@@ -244,7 +244,7 @@ def test_a_gateway_that_knows_no_models_is_not_refused(api: Api, outage: Respons
     assert api.check() is None
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_answer_makes_the_client_raise(api: Api, data: st.DataObject):
     """One value somewhere in a good body is replaced, or the body is any bytes."""

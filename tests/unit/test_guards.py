@@ -99,10 +99,10 @@ def test_marks_that_are_no_letters_have_no_language(wordless: str) -> None:
 @pytest.mark.parametrize("piece", ["首", "首1", "a", "1a", "a首", "\\(", "\\[", "$", "<", " ", "\n "])
 def test_hostile_texts_take_no_time(piece: str) -> None:
     hostile = piece * 16_000
-    started = time.monotonic()
+    started = time.process_time()
     reason(1, f"{hostile}。", attempt(ENGLISH))
     reason(1, ENGLISH, attempt(hostile))
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0
 
 
 def test_lengths_count_the_tokens_that_would_be_trained_on() -> None:

@@ -183,6 +183,6 @@ def test_clauses_remember_what_their_sentence_began_with() -> None:
     ids=lambda content: content[:8],
 )
 def test_hostile_content_takes_no_time(content: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     list(claimed_values(Problem("p", "What is the area?", "x+1=y+1024"), "", content))
-    assert time.monotonic() - started < 5.0
+    assert time.process_time() - started < 5.0

@@ -448,7 +448,7 @@ RESULTS = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     results=st.lists(RESULTS, min_size=1, max_size=30),
     asked=st.lists(st.integers(0, 3), max_size=8),

@@ -134,7 +134,7 @@ def heavy_tailed(seed: int, sigma: float) -> Callable[[int], float]:
     return lambda number: Random(f"{seed} {number}").lognormvariate(0, sigma)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     staleness=st.integers(1, 5),
     size=st.integers(1, 6),

@@ -160,7 +160,7 @@ WORDS = ["attempt", "step 1", "left out", "replacement", "location", "content", 
 PIECES = st.sampled_from([*"<>/[]{}\"':,` \n\\a1", *WORDS])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.lists(PIECES, max_size=25).map("".join), min_size=1, max_size=4))
 def test_no_attempt_leaves_its_fence_or_passes_for_a_reply(texts: list[str]) -> None:
     (turn,) = ask(attempt(*texts)).turns
@@ -191,7 +191,7 @@ def test_the_middle_is_cut(costs: list[int], max_tokens: int, expected: list[tup
     assert list(cut_middle(["abcd", "efgh", "ijkl"], costs, max_tokens)) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(0, 200))
 def test_a_cut_attempt_fits_and_keeps_its_ends(costs: list[int], max_tokens: int) -> None:
     texts = [chr(ord("a") + index) * cost for index, cost in enumerate(costs)]  # a character a token
@@ -312,7 +312,7 @@ def test_chains_replies_are_read(text: str, reply: OracleReply) -> None:
     assert CHAINS.read(attempt(*STEPS), text) == reply
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.characters()) | st.lists(st.sampled_from([*"0123456789=:+- "]), max_size=20).map("".join))
 def test_no_chains_reply_gets_through(text: str) -> None:
     reply = CHAINS.read(attempt(*STEPS), text)

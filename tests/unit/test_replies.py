@@ -71,7 +71,7 @@ def check(text: str) -> None:
         proposal.content.encode()
 
 
-FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 
 
 @FUZZ

@@ -212,7 +212,7 @@ def test_long_attempts_are_folded_around_the_replaced_step(tmp_path: Path):
 FILES = ("metrics.jsonl", "journal.jsonl", "config.yaml", "interventions/iteration_000003.jsonl")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), cut=st.floats(0, 1), tail=st.binary(max_size=20))
 def test_no_torn_or_garbled_file_stops_the_reading(freed: Path, tmp_path: Path, name: str, cut: float, tail: bytes):
     shutil.copytree(freed.parent, tmp_path, dirs_exist_ok=True)

@@ -70,7 +70,7 @@ def test_means_of_resamples_agree_with_drawing_them_one_by_one():
 
 
 @given(arrays(float, array_shapes(min_dims=2, max_dims=2, max_side=5), elements=st.floats(0, 1)), st.floats(-1, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_interval_holds_its_mean_and_moves_with_the_values(values: np.ndarray, shift: float):
     found, moved = estimate([values]), estimate([values + shift])
     assert values.min() - 1e-9 <= found.low <= found.mean + 1e-9 and found.mean <= found.high + 1e-9 <= 1 + 1e-8

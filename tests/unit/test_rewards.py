@@ -39,9 +39,9 @@ def test_the_last_closed_box_is_the_final_answer(text: str, answer: str | None) 
 
 @pytest.mark.parametrize("text", ["\\boxed{" * 100_000, "\\" * 1_000_000, "{" * 1_000_000, "\\boxed" + " " * 10**6])
 def test_hostile_text_is_read_in_one_pass(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert final_answer(text) is None
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @given(st.text(alphabet="12 \\{}boxed", max_size=30), st.text(alphabet="12ab+=", min_size=1))

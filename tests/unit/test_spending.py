@@ -205,7 +205,7 @@ LIMITS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(calls=CALLS, limits=LIMITS)
 def test_calls_side_by_side_never_overspend_and_add_up(
     tmp_path_factory: pytest.TempPathFactory, calls: list[Any], limits: dict[str, Any]
