@@ -30,7 +30,6 @@ from actors.run_folder import RunFolder, traced_folder
 from actors.trace import Trace, TracedProgress, traced
 from actors.watchdog import watched
 from actors.weight_sync import EngineWeightSync, weight_sender
-from int_ray.arms import run_name
 from int_ray.config import Config
 from int_ray.config_checks import num_gpus
 from int_ray.deadlines import stall_abort_s
@@ -138,7 +137,7 @@ async def connect_parts(
     watching = watched(parts.progress, fleet, folder.path, config.run.stall_warning_s, stall_abort_s(config))
     progress = await stack.enter_async_context(watching)
     services = replace(parts.services, grader=traced(parts.services.grader, trace, "graders", "grade"))
-    gauges = Gauges(run_name(folder.path), fleet, services.accounts.ledger, trace)
+    gauges = Gauges(folder.path, fleet, services.accounts.ledger, trace)
     folder.loggers.add("the live figures", gauges)
     await stack.enter_async_context(gauges.live())
     folder = traced_folder(folder, trace)

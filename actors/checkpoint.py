@@ -24,6 +24,7 @@ from int_ray.errors import RunError
 from int_ray.types import RunState
 
 MANIFEST, STATE = "manifest.json", "state.json"
+REPLACED = ".replaced"  # suffix of a checkpoint while another takes its name
 READABLE = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model"})  # what a checkpoint may consist of
 
 
@@ -54,6 +55,7 @@ class Checkpoints:
 
     def begin(self, state: RunState) -> Path:
         """A new empty folder to write into. Raises OSError where the disk has less room than the newest one takes."""
+        self._end_replacements()
         self.clear_partial()
         before = self.complete_folders()[-1:]
         needed = sum(path.stat().st_size for folder in before for path in folder.rglob("*") if path.is_file())
@@ -67,15 +69,38 @@ class Checkpoints:
         return partial
 
     def complete(self, partial: Path, state: RunState) -> Path:
-        """Add state and manifest to what the learner wrote, give the folder its name, delete old ones."""
+        """Add state and manifest to what the learner wrote, give the folder its name, delete old ones.
+
+        One of that name, of a run that went back behind it, goes when this one has come: killed at any moment, there is
+        one of them for `latest`.
+        """
         (partial / STATE).write_text(json.dumps(asdict(state), indent=1))
         _write_manifest(partial)
         final = self.folder / _name(state.iteration)
-        _discard(final)  # of a run that went back behind it
-        partial.rename(final)
+        self._rename(partial, final)
         _sync(self.folder)
+        self._end_replacements()
         self._prune()
         return final
+
+    def _rename(self, partial: Path, final: Path) -> None:
+        before = final.with_suffix(REPLACED)
+        if final.exists():
+            final.rename(before)
+        try:
+            partial.rename(final)
+        except OSError:
+            self._end_replacements()
+            raise
+
+    def _end_replacements(self) -> None:
+        """The old one goes where the new one has come, and has its name back where that never came."""
+        for before in self.folder.glob(f"*{REPLACED}"):
+            final = before.with_suffix("")
+            if final.exists():
+                _discard(before)
+            else:
+                before.rename(final)
 
     def _prune(self) -> None:
         folders = self.complete_folders()
@@ -99,6 +124,7 @@ class Checkpoints:
 
         Raises CheckpointError when there are some and none verifies: starting anew would bury them.
         """
+        self._end_replacements()
         mistakes: list[CheckpointError] = []
         for folder in reversed(self.complete_folders()):
             try:
@@ -144,6 +170,11 @@ def verify(folder: Path) -> RunState:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
             raise CheckpointError(f"{folder}: {name} is missing or differs from the manifest; use an older checkpoint")
+    return read_state(folder)
+
+
+def read_state(folder: Path) -> RunState:
+    """Of a checkpoint that has been verified. Raises CheckpointError."""
     try:
         return _STATE.validate_json((folder / STATE).read_bytes())
     except (OSError, ValidationError) as error:

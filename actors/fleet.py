@@ -96,12 +96,13 @@ class Fleet:
         return member
 
     def admit(self, recruits: Sequence[Member]) -> None:
-        """They have the weights of `policy_version` and get work."""
+        """They have the weights of `policy_version` and get work, but for those that are leaving by now."""
         for member in recruits:
             self._recruits.remove(member)
             self._members.append(member)
-            self._by_load.setdefault(0, {})[member] = None
-            self.progress.say(f"{member.name} joins; {len(self._members)} at work")
+            if not member.is_leaving:
+                self._by_load.setdefault(0, {})[member] = None
+                self.progress.say(f"{member.name} joins; {len(self._members)} at work")
         self._serve()
 
     def retire(self, member: Member) -> None:

@@ -1,6 +1,6 @@
 """A run's live figures: for Prometheus through Ray's metrics, and as curves in `trace.json`, where `watch` finds it.
 
-Nothing that runs knows of it: it looks at the fleet, the ledger and the trace, and is a logger of metrics rows.
+Nothing that runs knows of it: it looks at fleet, ledger, trace and journal, and is a logger of metrics rows.
 """
 
 from __future__ import annotations
@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, cast
 
+from pydantic import ValidationError
 from ray.util.metrics import Gauge
 
 from actors.engine_client import Engine, EngineGroup
 from actors.fleet import Fleet
 from actors.trace import Trace, traced
+from int_ray.arms import run_name
 from int_ray.oracles.spending import Ledger
+from int_ray.report.live import Tail
+from int_ray.report.run_files import Event
 from int_ray.side_by_side import beside
 from int_ray.timeline import LEARNER, UPKEEP
 
@@ -32,6 +37,8 @@ FROM_ROWS = {
     "sync/seconds": "weight_sync_seconds",
     "time/iteration_s": "iteration_seconds",
 }
+# Event of journal.jsonl -> figure that counts it; those of a resumed run's earlier processes, too.
+FROM_EVENTS = {"learner_rebuilt": "learner_restarts", "checkpoint_failed": "checkpoints_failed"}
 # Every figure, and what Prometheus is told about it. All have one label, the run's name.
 FIGURES = {
     "iteration": "Iterations that are done",
@@ -51,6 +58,8 @@ FIGURES = {
     "tokens_per_second": "Sampled tokens, all purposes, since the last refresh",
     "rollouts_per_second": "Sampled rollouts, all purposes, since the last refresh",
     "learner_step_seconds": "Length of the last reinforce phase, or of the patch before the first one",
+    "learner_restarts": "Times that a lost learner went back to a checkpoint since the run began",
+    "checkpoints_failed": "Checkpoints that could not be written since the run began",
     "oracle_calls": "Calls of language models as oracle since the run began",
     "oracle_tokens": "Tokens that these calls have read and written",
     "oracle_cost": "What they cost, in the currency of oracle.prices",
@@ -62,16 +71,18 @@ LOAD = ("engines", "samples_in_flight", "requests_waiting", "tokens_per_second",
 class Gauges:
     """Implements Logger. `live` keeps the figures fresh."""
 
-    def __init__(self, run: str, fleet: Fleet, ledger: Ledger, trace: Trace) -> None:
-        """From here on what the fleet's engines sample is counted, and recorded in the trace."""
+    def __init__(self, folder: Path, fleet: Fleet, ledger: Ledger, trace: Trace) -> None:
+        """Of the run in `folder`. From now on what the fleet's engines sample is counted and in the trace."""
         self.fleet = fleet
         self.ledger = ledger
         self.trace = trace
         self.tokens = self.rollouts = 0  # sampled so far
         self._engines = 0  # that there ever were
         self._before = (time.monotonic(), 0, 0)  # of the last refresh: time, tokens, rollouts
+        self._journal = Tail(folder / "journal.jsonl")
+        self._counted = dict.fromkeys(FROM_EVENTS.values(), 0)
         self._gauges = {
-            name: Gauge(PREFIX + name, description, ("run",)).set_default_tags({"run": run})
+            name: Gauge(PREFIX + name, description, ("run",)).set_default_tags({"run": run_name(folder)})
             for name, description in FIGURES.items()
         }
         fleet.wrap_engines(self._watched)
@@ -104,7 +115,7 @@ class Gauges:
 
     def refresh(self) -> None:
         """Look at everything, and tell Ray and the trace."""
-        figures = self._load() | self._speed() | self._oracle()
+        figures = self._load() | self._speed() | self._events() | self._oracle()
         phases = [name for name in ("reinforce", "patch") if (LEARNER, name) in self.trace.seconds]
         if phases:
             figures["learner_step_seconds"] = self.trace.seconds[LEARNER, phases[0]]
@@ -130,6 +141,15 @@ class Gauges:
             "tokens_per_second": tokens / seconds if seconds else 0.0,
             "rollouts_per_second": rollouts / seconds if seconds else 0.0,
         }
+
+    def _events(self) -> dict[str, float]:
+        with suppress(OSError):  # a disk that fails: what is not read now is read the next time
+            for line in self._journal.lines():
+                with suppress(ValidationError):  # torn by a crash
+                    figure = FROM_EVENTS.get(Event.model_validate_json(line).event)
+                    if figure is not None:
+                        self._counted[figure] += 1
+        return dict[str, float](self._counted)
 
     def _oracle(self) -> dict[str, float]:
         spend = self.ledger.spend

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply, Source
 
 START_DEADLINE_S = 180.0  # a process and the import of a client library, on a machine that starts much else
+GRACE_S = 10.0  # for a sign of life of a worker that was late with a reply
+SPARE = 2  # times as much room as is asked for: calls that were given up and never return may hold half of it
 
 
 class OracleWorker:
@@ -29,7 +32,7 @@ class OracleWorker:
 
     def __init__(self, oracle: StepOracle, concurrency: int) -> None:
         self.oracle = oracle
-        self.threads = ThreadPoolExecutor(concurrency)
+        self.threads = ThreadPoolExecutor(SPARE * concurrency)
 
     async def propose(self, attempt: Attempt) -> OracleReply:
         """The oracle's reply; a synchronous oracle runs in a thread, so that it does not block the others."""
@@ -41,6 +44,10 @@ class OracleWorker:
             raise TypeError(f"an oracle must return an OracleReply, not {type(reply).__name__}")
         return reply
 
+    async def beat(self) -> None:
+        """Returns if the process runs and has a free thread."""
+        await asyncio.get_running_loop().run_in_executor(self.threads, int)
+
 
 class OracleError(RunError):
     """The oracle cannot be run at all."""
@@ -48,7 +55,7 @@ class OracleError(RunError):
 
 def spawn_workers(worker: type, config: OracleConfig, *arguments: Any) -> list[ActorHandle]:
     """Processes that start anew when they die; what they were asked is not repeated."""
-    spawn: Any = ray.remote(worker).options(num_cpus=0, max_restarts=-1, max_concurrency=config.concurrency)
+    spawn: Any = ray.remote(worker).options(num_cpus=0, max_restarts=-1, max_concurrency=SPARE * config.concurrency)
     return [spawn.remote(*arguments) for _ in range(config.workers)]
 
 
@@ -64,7 +71,10 @@ async def first_replies(calls: Sequence[ObjectRef]) -> list[Any]:
 
 
 class OraclePool:
-    """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception."""
+    """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception.
+
+    A worker that dies or hangs starts anew.
+    """
 
     def __init__(self, kind: str, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
         """`kind` of the oracle: the source of what names none itself."""
@@ -72,6 +82,7 @@ class OraclePool:
         self.source = Source(kind)
         self.config = config
         self.progress = progress
+        self._doubted: set[ActorHandle] = set()  # workers that are asked for a sign of life
 
     async def ready(self) -> None:
         """Wait for the workers. Raises OracleError, for instance when a user's oracle cannot be imported there."""
@@ -90,16 +101,31 @@ class OraclePool:
         return await asyncio.gather(*(ask(index, attempt) for index, attempt in enumerate(attempts)))
 
     async def _ask(self, index: int, attempt: Attempt) -> OracleReply:
-        request = self.workers[index % len(self.workers)].propose.remote(attempt)
+        worker = self.workers[index % len(self.workers)]
+        request = worker.propose.remote(attempt)
         try:
             return await asyncio.wait_for(request, self.config.deadline_s)
         except TimeoutError:
             ray.cancel(request)
+            await self._start_anew_if_it_hangs(worker)
             return OracleReply(failure="timeout")
         except RayTaskError as error:
             return OracleReply(failure=f"error: {type(error.cause).__name__}")
         except RayError:
             return OracleReply(failure="worker_died")
+
+    async def _start_anew_if_it_hangs(self, worker: ActorHandle) -> None:
+        """A late reply may be the fault of one attempt; the others that a worker has are lost only if it hangs."""
+        if worker in self._doubted:
+            return
+        self._doubted.add(worker)
+        try:
+            with suppress(RayError):  # it died meanwhile, and starts anew by itself
+                await asyncio.wait_for(worker.beat.remote(), GRACE_S)
+        except TimeoutError:
+            ray.kill(worker, no_restart=False)  # a stopped process would not hear of a cancelled call
+        finally:
+            self._doubted.discard(worker)
 
     def close(self) -> None:
         """End the workers."""

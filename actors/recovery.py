@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from actors.checkpoint import Checkpoints, verify
+from actors.checkpoint import CheckpointError, Checkpoints, read_state, verify
 from actors.run_folder import RunFolder
 from actors.storage import Storage, open_storage
 from int_ray.background import BACKGROUND
@@ -36,16 +36,21 @@ class Recovery:
         self.checkpoints = Checkpoints(folder.path / "checkpoints", config.run.keep_checkpoints, score)
         self.storage = None if config.run.storage is None else open_storage(config.run.storage)
         self.last: Path | None = None  # newest checkpoint of this run; None: the base model
-        self.saved: RunState | None = None  # what this process has saved there
+        self.saved: RunState | None = None  # what the newest checkpoint in the run folder holds, as far as it is known
         self.restarts = 0
         self.lost: LearnerError | None = None  # why the learner has no weights of any iteration; None: it has
         self._writing: asyncio.Task[None] | None = None  # the learner's part of what follows
         self._saving: asyncio.Task[None] | None = None
+        self._upload: asyncio.Task[None] | None = None
         self._sending: str | None = None  # name of the checkpoint that is on its way to the storage
 
     def begin(self, checkpoint: Path | None) -> None:
         """State and weights come from this checkpoint; None: from the base model."""
         self.last = checkpoint
+        # One that `--resume auto` would not find is no reason not to save that state here.
+        newest = [path.resolve() for path in self.checkpoints.complete_folders()[-1:]]
+        if checkpoint is not None and newest == [checkpoint.resolve()]:
+            self.saved = read_state(checkpoint)
 
     async def save(self, state: RunState) -> None:
         """Take a snapshot of the learner; it is written while the training goes on, after what is being written yet.
@@ -67,13 +72,22 @@ class Recovery:
             self._saving = asyncio.create_task(self._finish(state, partial, self._writing))
 
     async def settle(self) -> None:
-        """Wait for the checkpoint that is being written. Raises what is no fault of the disk."""
+        """Wait for the checkpoint that is being written and sent. Raises what is no fault of the disk."""
+        await self._settle_on_disk()
+        if self._upload is not None:
+            await self._ended(self._upload)
+            self._upload = None
+
+    async def _settle_on_disk(self) -> None:
         if self._saving is not None:
-            if not self._saving.done():
-                self.progress.phase("saving")
-            await asyncio.wait({self._saving})  # whoever is cancelled in here leaves it alone
-            self._saving.result()
+            await self._ended(self._saving)
             self._saving = None
+
+    async def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.done():
+            self.progress.phase("saving")
+        await asyncio.wait({task})  # whoever is cancelled in here leaves it alone
+        task.result()
 
     async def _finish(self, state: RunState, partial: Path, writing: asyncio.Task[None]) -> None:
         await asyncio.wait({writing})
@@ -90,9 +104,7 @@ class Recovery:
         self.folder.groups.keep_only(state.policy_version)
         self.folder.journal.write("checkpoint", iteration=state.iteration, path=path.name)
         if self.storage is not None:
-            self._sending = path.name
-            await self._send(self.storage, path, state)
-            self._sending = None
+            self._upload = asyncio.create_task(self._send(self.storage, path, state))
 
     @staticmethod
     def _beside(work: Callable[..., Answer], *arguments: object) -> asyncio.Future[Answer]:
@@ -100,7 +112,7 @@ class Recovery:
         return asyncio.get_running_loop().run_in_executor(BACKGROUND, work, *arguments)
 
     async def _send(self, storage: Storage, path: Path, state: RunState) -> None:
-        deadline = self.config.run.storage_deadline_s
+        self._sending, deadline = path.name, self.config.run.storage_deadline_s
         sending = self._beside(storage.send, self.folder.path, path, self.checkpoints.pruned)
         # Every store has errors of its own; the run has its checkpoint, whatever they are.
         (error,) = await asyncio.gather(asyncio.wait_for(sending, deadline), return_exceptions=True)
@@ -108,6 +120,7 @@ class Recovery:
             reason = str(error) or f"it took longer than {deadline:g} s (run.storage_deadline_s)"
             self.progress.say(f"{path.name} could not be sent to {self.config.run.storage}: {reason}")
             self.folder.journal.write("checkpoint_not_sent", iteration=state.iteration, reason=reason)
+        self._sending = None
 
     def _score(self, iteration: int) -> float:
         """The figure run.keep_best at the end of an iteration; minus infinity without an evaluation."""
@@ -122,14 +135,19 @@ class Recovery:
         self.folder.journal.write("checkpoint_failed", iteration=state.iteration, reason=str(error))
 
     async def rebuild(self, error: LearnerError) -> RunState:
-        """New ranks with the weights of the last checkpoint; returns its state. Raises LearnerLost."""
+        """New ranks with the weights of the newest good checkpoint; returns its state.
+
+        Raises LearnerLost, and CheckpointError where there are checkpoints and none is good.
+        """
         self.lost = error
-        await self._settle_without_learner()
+        self._give_up_writing()
+        await self._settle_on_disk()  # sending goes on beside
         while True:
             self.restarts += 1
             if self.restarts > self.config.learner.restarts:
+                await self.settle()  # nothing follows that the sending would hold up
                 raise LearnerLost(f"{error} (learner.restarts = {self.config.learner.restarts} are spent)") from error
-            state = RunState() if self.last is None else await self._beside(verify, self.last)
+            state = await self._go_back()
             origin = self.config.model.path if self.last is None else self.last.name
             self.progress.say(f"The learner is lost ({error}); going back to iteration {state.iteration}, {origin}")
             self.folder.journal.write("learner_rebuilt", iteration=state.iteration, origin=origin, reason=str(error))
@@ -142,10 +160,27 @@ class Recovery:
                 self.lost = None
                 return state
 
-    async def _settle_without_learner(self) -> None:
+    async def _go_back(self) -> RunState:
+        """State of the last checkpoint, or where that one is damaged of the newest good one, now the last."""
+        if self.last is None:
+            return RunState()
+        try:
+            return await self._beside(verify, self.last)
+        except CheckpointError as error:
+            if self.last.parent.resolve() != self.checkpoints.folder.resolve():  # of --resume PATH, another run's
+                raise
+            good, state, mistakes = await self._beside(self.checkpoints.latest)
+            if good is None:
+                raise
+            for mistake in mistakes or [error]:
+                self.progress.say(f"Passed over, and renamed to .corrupt: {mistake}")
+            self.checkpoints.set_aside(good)
+            self.last, self.saved = good, state
+            return state
+
+    def _give_up_writing(self) -> None:
         if self._writing is not None:
             self._writing.cancel()  # unless all is written: nobody goes on with it
-        await self.settle()
 
     async def stop(self, training: asyncio.Task[Any], boundary: RunState, *, weights_changed: bool) -> None:
         """Save what can be saved within run.stop_deadline_s. Raises Stopped, or leaves it to `training`."""
@@ -175,7 +210,8 @@ class Recovery:
 
     async def leave_without(self, error: LearnerError) -> NoReturn:
         """The learner is lost: what was saved is all that can be."""
-        await self._settle_without_learner()
+        self._give_up_writing()
+        await self.settle()
         raise Stopped(f"asked to stop, but {error}; {self._newest()}")
 
     def _newest(self) -> str:

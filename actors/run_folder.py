@@ -10,7 +10,9 @@ groups/  skipped/  quarantine_*.jsonl  summary.json  report.html  trace.json  or
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +21,46 @@ from actors.trace import Trace, traced
 from int_ray.distillation_round import DistillationResult
 from int_ray.intervention_records import round_records
 from int_ray.intervention_round import RoundResult
-from int_ray.journal import Journal, open_for_appending, read_json_lines
+from int_ray.journal import Journal, LenientJournal, LineFile, Losses, read_json_lines
 from int_ray.loggers import Loggers
 from int_ray.metrics import SetScore
 from int_ray.rollout_records import group_record, read_group
 from int_ray.timeline import UPKEEP
 from int_ray.types import Problem, RolloutGroup
 
+_LOG = logging.getLogger(__name__)
+
 
 class RunFolder:
-    """Writes the files of one run. Opening an existing folder appends (a resumed run)."""
+    """Writes the files of one run. Opening an existing folder appends (a resumed run).
 
-    def __init__(self, path: Path, loggers: Loggers | None = None) -> None:
-        """`loggers` get the numbers of every iteration and evaluation, too, and are closed with the folder."""
+    A full disk costs records and ends no run: what was trained is in the weights, not in these files.
+    """
+
+    def __init__(self, path: Path, loggers: Loggers | None = None, say: Callable[[str], object] = _LOG.warning) -> None:
+        """`loggers` get the numbers of every iteration and evaluation, too, and are closed with the folder.
+
+        `say` gets a line when the disk is full.
+        """
         self.path = path
         self.loggers = loggers or Loggers()
         for name in ("rollouts", "interventions", "evaluations", "checkpoints"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        self.journal = Journal(path / "journal.jsonl")
+        self._losses = Losses(path, say)
+        self.journal: Journal = LenientJournal(path / "journal.jsonl", self._losses)
         self.groups = GroupJournal(path / "groups")
-        self._metrics = open_for_appending(path / "metrics.jsonl")
+        self._metrics = LineFile(path / "metrics.jsonl")
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One row of numbers for one iteration; an iteration repeated after a resume is the later row."""
-        self._metrics.write(json.dumps({"iteration": iteration, **values}) + "\n")
-        self._metrics.flush()
+        with self._losses.counted():
+            self._metrics.append({"iteration": iteration, **values})
         self.loggers.log(iteration, values)
 
     def rollouts(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """All groups of one iteration."""
-        _write_lines(self._rollout_file(iteration), map(group_record, groups))
+        with self._losses.counted():
+            _write_lines(self._rollout_file(iteration), map(group_record, groups))
 
     def read_rollouts(self, iteration: int, problems: Iterable[Problem]) -> list[RolloutGroup]:
         """What `rollouts` wrote, without log-probs; nothing if it is gone, and only problems that are still given."""
@@ -65,7 +77,8 @@ class RunFolder:
 
     def interventions(self, iteration: int, result: RoundResult) -> None:
         """What became of every proposal of one round."""
-        _write_lines(self._intervention_file(iteration), round_records(result))
+        with self._losses.counted():
+            _write_lines(self._intervention_file(iteration), round_records(result))
 
     def round(self, iteration: int, result: RoundResult | DistillationResult) -> None:
         """What came of one round: every proposal, or every solution."""
@@ -73,8 +86,9 @@ class RunFolder:
             self.interventions(iteration, result)
             return
         folder = self.path / "solutions"
-        folder.mkdir(exist_ok=True)
-        _write_lines(folder / f"iteration_{iteration:06d}.jsonl", [item.record() for item in result.solutions])
+        with self._losses.counted():
+            folder.mkdir(exist_ok=True)
+            _write_lines(folder / f"iteration_{iteration:06d}.jsonl", [item.record() for item in result.solutions])
 
     def read_interventions(self, iteration: int) -> list[dict[str, Any]]:
         """The `InterventionRecord`s that `interventions` wrote; none if they are gone."""
@@ -87,9 +101,10 @@ class RunFolder:
     def evaluation(self, iteration: int, name: str, groups: Sequence[RolloutGroup], score: SetScore) -> None:
         """Rollouts and scores of one problem set."""
         folder = self.path / "evaluations" / f"iteration_{iteration:06d}"
-        folder.mkdir(exist_ok=True)
-        _write_lines(folder / f"{name}.jsonl", map(group_record, groups))
-        write_json(folder / f"{name}.score.json", score.as_dict())
+        with self._losses.counted():
+            folder.mkdir(exist_ok=True)
+            _write_lines(folder / f"{name}.jsonl", map(group_record, groups))
+            write_json(folder / f"{name}.score.json", score.as_dict())
         self.journal.write("evaluated", iteration=iteration, set=name, **score.as_dict())
         means = {f"evaluate/{name}/{figure}": estimate.mean for figure, estimate in score.figures().items()}
         self.loggers.log(iteration, means)
@@ -135,5 +150,12 @@ def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 def replace_file(path: Path, text: str) -> None:
     """Write a text file in one step, so that a reader never sees half of it, nor does a crash leave it."""
     partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # half of a file would keep what is left of a full disk
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(path)

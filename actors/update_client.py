@@ -18,12 +18,16 @@ class UpdateClient:
     """Calls every engine and waits for all, with a deadline. Has the shape of vLLM's VLLMWeightSyncClient.
 
     An engine that is dead is left out from then on. Whoever resumes the engines finds that out for himself.
+    One that is late is an error, or with `kills_late` killed, so that it cannot go on with half of an update.
     """
 
-    def __init__(self, engines: Sequence[ActorHandle], workers_per_engine: int, deadline_s: float) -> None:
+    def __init__(
+        self, engines: Sequence[ActorHandle], workers_per_engine: int, deadline_s: float, *, kills_late: bool = False
+    ) -> None:
         self.engines = list(engines)
         self.workers_per_engine = workers_per_engine
         self.deadline_s = deadline_s
+        self.kills_late = kills_late
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Open the channel on every engine.
@@ -68,9 +72,16 @@ class UpdateClient:
                 try:
                     ray.get(call, timeout=max(0.0, until - time.monotonic()))
                 except GetTimeoutError:
-                    raise TimeoutError(f"waited {self.deadline_s:.0f} s for rollout engines in {method}") from None
+                    if not self.kills_late:
+                        waited = f"waited {self.deadline_s:.0f} s for rollout engines in {method}"
+                        raise TimeoutError(waited) from None
+                    ray.kill(engine)
+                    self._leave_out(engine)
                 except (*ACTOR_GONE, EngineDiedError):
-                    if engine in self.engines:  # more than one call may be under way
-                        self.engines.remove(engine)
+                    self._leave_out(engine)
 
         return wait
+
+    def _leave_out(self, engine: ActorHandle) -> None:
+        if engine in self.engines:  # more than one call may be under way
+            self.engines.remove(engine)

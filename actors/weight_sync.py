@@ -11,7 +11,7 @@ import numpy as np
 from ray.exceptions import RayError
 
 from actors.engine_client import Engine, EngineGroup, RemoteEngine, cause_of
-from actors.failures import EngineCallError, EngineDiedError
+from actors.failures import EngineCallError, EngineDiedError, EngineHungError
 from actors.fleet import Fleet, Member
 from actors.update_client import UpdateClient
 from actors.weight_senders import NativeSender, SharedMemorySender, WeightSender
@@ -61,9 +61,12 @@ def weight_sender(
 ) -> WeightSender:
     """The strategy that `learner.weight_sync` names, for these engines."""
     handles = [cast(RemoteEngine, member.engine).handle for member in members]
-    client = UpdateClient(handles, rollout.tensor_parallel_size, learner.deadline_s)
     if learner.weight_sync == "shm":
+        # Sooner than rank 0 is late itself, or the other ranks are tired of waiting for it.
+        deadline_s = min(learner.deadline_s, learner.collective_timeout_s) / 2
+        client = UpdateClient(handles, rollout.tensor_parallel_size, deadline_s, kills_late=True)
         return SharedMemorySender(client, model.dtype)
+    client = UpdateClient(handles, rollout.tensor_parallel_size, learner.deadline_s)
     return NativeSender(client, model.dtype, learner.weight_sync)
 
 
@@ -71,9 +74,10 @@ class EngineWeightSync:
     """Implements the WeightSync port. A sender of `new_sender` goes to the learner's ranks at the first `publish`, and
     another one whenever the engines are others than before.
 
-    An engine that dies on the way is lost, and the others go on: none serves before all of it has arrived. With NCCL
-    this holds before and after the transfer itself. All receivers are one group there, and hang with the learner when
-    one dies in mid-transfer: once that is known, or after `learner.deadline_s`, all of them are started anew.
+    An engine that dies on the way is lost, and the others go on: none serves before all of it has arrived. So is one
+    that is late, which nobody else would find: no probe asks a paused engine for a token. With NCCL this holds before
+    and after the transfer itself. All receivers are one group there, and hang with the learner when one dies in
+    mid-transfer: once that is known, or after `learner.deadline_s`, all of them are started anew.
     """
 
     def __init__(
@@ -185,15 +189,20 @@ class EngineWeightSync:
     async def _on_each(
         self, members: Sequence[Member], what: str, call: Callable[[Engine], Awaitable[T]]
     ) -> list[tuple[Member, T]]:
-        """The engines that live and their answers; those that do not are lost."""
+        """The engines that live and their answers; those that do not, or are late, are lost."""
+        deadline_s = self.config.deadline_s
 
         async def ask(member: Member) -> list[tuple[Member, T]]:
+            wanted = f"{member.name} to {what}"
             try:
-                answer = asyncio.wait_for(call(member.engine), self.config.deadline_s)
-                return [(member, await self._explained(f"{member.name} to {what}", answer))]
+                async with asyncio.timeout(deadline_s):
+                    return [(member, await self._explained(wanted, call(member.engine)))]
+            except TimeoutError:
+                waited = f"waited {deadline_s:g} s (learner.deadline_s) for {wanted}"
+                self.fleet.lose(member, EngineHungError(waited))
             except EngineDiedError as error:
                 self.fleet.lose(member, error)
-                return []
+            return []
 
         answers = await asyncio.gather(*map(ask, members))
         return [one for answer in answers for one in answer]
@@ -208,6 +217,5 @@ class EngineWeightSync:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {error}") from error
         except RayError as error:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {cause_of(error)}") from error
-        except TimeoutError as error:  # of engines that it waited for; wait_for's has no text
-            waited = f"waited {self.config.deadline_s:g} s (learner.deadline_s) for {what}"
-            raise WeightSyncError(f"weight sync {str(error) or waited}") from None
+        except TimeoutError as error:  # the learner's, which says what engines it waited for
+            raise WeightSyncError(f"weight sync {error}") from None

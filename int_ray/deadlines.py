@@ -19,7 +19,7 @@ def elastic_errors(config: Config) -> list[str]:
     if abort_s is not None and abort_s <= tolerated_s:
         errors.append(
             f"run.stall_abort_s: {abort_s:g} would end what may take {tolerated_s:g} s, twice the longest deadline of "
-            "rollout, learner and oracle; choose more"
+            "rollout, learner, oracle and storage; choose more"
         )
     return errors
 
@@ -33,4 +33,5 @@ def longest_deadline_s(config: Config) -> float:
     """Of anything that one piece of progress may wait for."""
     rollout, learner = config.rollout, config.learner
     started_s = max(rollout.startup_deadline_s, learner.startup_deadline_s)
-    return max(rollout.deadline_s, learner.deadline_s, config.oracle.deadline_s, started_s)
+    sent_s = 0.0 if config.run.storage is None else config.run.storage_deadline_s
+    return max(rollout.deadline_s, learner.deadline_s, config.oracle.deadline_s, started_s, sent_s)

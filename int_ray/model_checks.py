@@ -42,4 +42,5 @@ def _read_architecture(model: ModelConfig) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(model.path, revision=model.revision).get_text_config()
     except (OSError, ValueError) as error:
-        raise ConfigError([f"model.path: cannot read the configuration of {model.path}: {error}"]) from None
+        reason = str(error).partition("\n")[0]
+        raise ConfigError([f"model.path: cannot read the configuration of {model.path}: {reason}"]) from None

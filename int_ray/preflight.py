@@ -229,6 +229,9 @@ def _check_model_folder(folder: Path) -> None:
 
 
 def _no_tokenizer(model: ModelConfig, reason: str) -> ConfigError:
-    return ConfigError(
-        [f"model.path: no tokenizer could be loaded from {model.path}; save one beside the model ({reason})"]
+    what_to_do = (
+        "save one beside the model"
+        if is_local(model.path)
+        else "check the name and the network, or set the path to a local folder with model and tokenizer"
     )
+    return ConfigError([f"model.path: no tokenizer could be loaded from {model.path}; {what_to_do} ({reason})"])

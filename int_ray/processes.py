@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -24,8 +25,7 @@ def end_as_a_family() -> None:
 
     Ray kills the children of an actor that dies alone. Where a whole node goes, its processes just stop.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    _end_with_parent()
     if os.getpgid(0) != os.getpid():
         os.setpgid(0, 0)
     # A shell waits for this process's end of a pipe to close, and kills its process group. It must not be a child: Ray
@@ -37,9 +37,22 @@ def end_as_a_family() -> None:
 
 
 def make_expendable(imports: Callable[[], object]) -> None:
-    """The process ends at SIGTERM whatever it does, and its memory is limited once `imports` has been called."""
+    """It ends at SIGTERM or with its parent, whatever it does; its memory is limited once `imports` has been called.
+
+    To the kernel the thread that started it is its parent: one that makes a pool has to live as long as the pool.
+    """
+    _end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends it even inside a long computation in C
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time limits are off
     imports()
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY_BYTES, taken + MEMORY_BYTES))
+
+
+def _end_with_parent() -> None:
+    """The kernel kills this process when the thread that started it ends, even inside a long computation in C."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():  # it died before the kernel was told
+        os._exit(1)

@@ -9,7 +9,6 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from int_ray.ablation import PATCH, ROWS, Table, finished_table, footnotes, headings, table_rows
-from int_ray.config_checks import num_gpus
 from int_ray.model_checks import require_trainable
 from int_ray.oracles.spending import read_spend
 from int_ray.preflight import Inputs, require_kernels
@@ -55,6 +54,7 @@ class TableOne(OnTrainingProblems["RunFolder", Table]):
 
     purpose = "Interventions and patches, row by row of Table 1"
     begins, fixed, without, assembly = BEGINS, FIXED, WITHOUT_RL, "actors.ablation_assembly"
+    learns = True
 
     def check(self) -> list[str]:
         """The model must be one that can be trained, too."""
@@ -77,10 +77,6 @@ class TableOne(OnTrainingProblems["RunFolder", Table]):
             ),
             ("learner ranks", f"{config.learner.num_ranks} on {config.learner.device}"),
         ]
-
-    def gpus(self) -> int:
-        """Of engines and learner."""
-        return num_gpus(self.config)
 
     def load(self) -> Inputs:
         """Tokenizer and problems; the learner can start."""

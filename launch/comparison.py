@@ -22,7 +22,6 @@ from int_ray.comparison_results import (
     headings,
     score_cells,
 )
-from int_ray.config_checks import num_gpus
 from int_ray.data.problems import LoadedProblems
 from int_ray.journal import read_json_lines
 from int_ray.model_checks import require_trainable
@@ -64,6 +63,7 @@ class Comparison(Experiment[LoadedArms, ResultFolder, ComparisonResults]):
 
     purpose, reads = "Comparing arms", "the model and the problems of every arm"
     begins, fixed, without, assembly = "comparing", FIXED, (), "actors.assembly"
+    learns = True
 
     def __init__(self, given: Given) -> None:
         super().__init__(given)
@@ -96,10 +96,6 @@ class Comparison(Experiment[LoadedArms, ResultFolder, ComparisonResults]):
             ("evaluation", f"{evaluate.n} rollouts per problem of {', '.join(evaluate.sets)}"),
             ("learner ranks", f"{self.config.learner.num_ranks} on {self.config.learner.device}"),
         ]
-
-    def gpus(self) -> int:
-        """Of engines and learner."""
-        return num_gpus(self.config)
 
     def load(self) -> LoadedArms:
         """Tokenizer and problems of every arm; the learner can start."""

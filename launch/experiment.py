@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from rich.console import Console
 
 from int_ray.config import Config
-from int_ray.config_checks import engine_gpus
+from int_ray.config_checks import engine_gpus, num_gpus
 from int_ray.config_file import dump_config, load_config
 from int_ray.data.problems import LoadedProblems
 from int_ray.oracle_config import OracleConfig
-from int_ray.preflight import Inputs, check_local_inputs, load_inputs
+from int_ray.preflight import Inputs, check_local_inputs, is_local, load_inputs
 from launch.commands import Given
 from launch.console import ConsoleProgress
+from launch.memory import memory_lines
 from launch.preparation import check_folder, import_plugins, journalled_end, report_quarantined, show_settings
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Experiment(ABC, Generic[Loaded, Folder, Result]):
     fixed: ClassVar[Sequence[str]]  # settings, or sections of them, that what is there already depends on
     without: ClassVar[Sequence[str]]  # overrides that leave out what the command does not need
     assembly: ClassVar[str]  # module that takes seconds to import
+    learns: ClassVar[bool] = False  # it needs the learner beside the engines
 
     def __init__(self, given: Given) -> None:
         """Raises ConfigError."""
@@ -72,11 +74,15 @@ class Experiment(ABC, Generic[Loaded, Folder, Result]):
         self.check_resumed()
         if self.given.dry_run:
             show_settings(self.config, self.plan(), self.check(), console)
+            for line in self.memory() if is_local(self.config.model.path) else ():
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
             return
         with ConsoleProgress(console) as progress:
             for line in self.introduce():
                 progress.say(line)
             loaded = self.load()
+            for line in self.memory():
+                progress.say(line)
             import_module(self.assembly)  # here, where a Ctrl-C ends the process at once
             result = asyncio.run(self._work(loaded, progress))
         self.show(result, console)
@@ -84,9 +90,11 @@ class Experiment(ABC, Generic[Loaded, Folder, Result]):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     async def _work(self, loaded: Loaded, progress: ConsoleProgress) -> Result:
+        from actors.run_folder import replace_file
+
         event = self.event(loaded)
         folder = self.open()
-        (folder.path / "config.yaml").write_text(dump_config(self.config))
+        replace_file(folder.path / "config.yaml", dump_config(self.config))
         folder.journal.write(self.begins, **event)
         sets = self.sets(loaded)
         sizes = [f"{name} {len(item.problems)}" for name, item in sets.items()]
@@ -124,8 +132,12 @@ class Experiment(ABC, Generic[Loaded, Folder, Result]):
         ]
 
     def gpus(self) -> int:
-        """GPUs that are needed; as it stands, those of the rollout engines."""
-        return engine_gpus(self.config)
+        """GPUs that are needed."""
+        return num_gpus(self.config) if self.learns else engine_gpus(self.config)
+
+    def memory(self) -> list[str]:
+        """What each GPU will hold, if there is a learner to share them with."""
+        return memory_lines(self.config) if self.learns else []
 
     @abstractmethod
     def sizes(self) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from int_ray.arms import is_below, leaves
 from int_ray.config import Config
 from int_ray.config_file import ConfigError, dump_config, load_config
 from int_ray.data.problems import LoadedProblems, write_quarantine
-from int_ray.errors import Stopped
+from int_ray.errors import Resumable
 from int_ray.given_interventions import LoadedInterventions
 from int_ray.journal import read_json_lines
 from int_ray.ports import Progress
@@ -131,13 +131,16 @@ def check_same_problems(folder: Path, begins: str, loaded: Mapping[str, LoadedPr
 @contextmanager
 def journalled_end(folder: RunFolder | ResultFolder, progress: ConsoleProgress) -> Iterator[None]:
     """Write into the journal how the block ended and where its time went; close the folder."""
-    ended = "failed"
+    ended, reason = "failed", {}
     try:
         yield
         ended = "finished"
-    except (asyncio.CancelledError, KeyboardInterrupt, Stopped):
+    except Resumable as error:
+        ended, reason = "interrupted", {"reason": str(error)}
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
         ended = "interrupted"
         raise
     finally:
-        folder.journal.write(ended, seconds=progress.seconds())
+        folder.journal.write(ended, seconds=progress.seconds(), **reason)
         folder.close()

@@ -72,14 +72,15 @@ def run_training(
     console = Console()
     import_plugins(plugins)
     config = load_config(path, overrides)
-    fetched = [] if dry_run else fetch_run(config, resume)
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    fetched = [] if dry_run else fetch_run(config, resume, say)
     start = find_start(config, resume)
     if dry_run:
         show_plan(config, batch_arithmetic(config), console)
         if is_local(config.model.path):
             require_trainable(config)
             for line in memory_lines(config):
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                say(line)
         return
     with ConsoleProgress(console) as progress:
         for line in [*introduce(config), *fetched]:
@@ -95,21 +96,21 @@ def run_training(
         summary = asyncio.run(train(config, inputs, start, progress, assembly.assemble))
     show_summary(summary, console)
     for line in conclude(path, overrides, plugins, config):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(line)
 
 
 async def train(
     config: Config, inputs: Inputs, start: Start, progress: ConsoleProgress, assemble: Assemble
 ) -> dict[str, Any]:
     """One run in its folder, from `start` to the end; returns its summary, which is written down as well."""
-    from actors.run_folder import RunFolder, write_json
+    from actors.run_folder import RunFolder, replace_file, write_json
     from actors.summary import summarise
 
     began = time.monotonic()
     trained_on = {"train": inputs.problems, "mixed": inputs.mixed}
     kept = check_same_problems(config.run.folder, "started", trained_on)
-    folder = RunFolder(config.run.folder, open_loggers(config, progress.say))
-    (folder.path / "config.yaml").write_text(dump_config(config))
+    folder = RunFolder(config.run.folder, open_loggers(config, progress.say), progress.say)
+    replace_file(folder.path / "config.yaml", dump_config(config))
     _report_start(inputs, start, folder.path, progress)
     folder.journal.write("started", iteration=start.state.iteration, schedule=config.schedule, problem_sets=kept)
     sets = {name: loaded.problems for name, loaded in inputs.evaluation_sets.items()}
@@ -139,7 +140,7 @@ def _report_start(inputs: Inputs, start: Start, folder: Path, progress: ConsoleP
     report_quarantined({**loaded, "interventions": inputs.interventions}, folder, progress)
 
 
-def fetch_run(config: Config, resume: str | None) -> list[str]:
+def fetch_run(config: Config, resume: str | None, say: Callable[[str], object] = print) -> list[str]:
     """Where a run is to go on that has no journal here, bring what run.storage has, and say what it was.
 
     Raises ConfigError, also where another run would be written into a store that holds one.
@@ -150,20 +151,27 @@ def fetch_run(config: Config, resume: str | None) -> list[str]:
     storage = open_storage(url)
     if (folder / JOURNAL).exists():
         return []
+    deadline_s = config.run.storage_deadline_s
     if resume == "auto":
-        name = _asked(url, partial(storage.fetch, folder))
+        say(f"Fetching what {url} has of the run, for {deadline_s:g} s at most (run.storage_deadline_s)")
+        name = _asked(url, partial(storage.fetch, folder), deadline_s)
         return [] if name is None else [f"Fetched {name} of {url}"]
-    if _asked(url, storage.checkpoints):
+    say(f"Asking {url} whether it holds a run")
+    if _asked(url, storage.checkpoints, deadline_s):
         raise ConfigError(
             [f"run.storage: {url} already holds a run; add --resume auto to go on with it, or choose another"]
         )
     return []
 
 
-def _asked(url: str, work: Callable[[], Answer]) -> Answer:
+def _asked(url: str, work: Callable[[], Answer], deadline_s: float) -> Answer:
     """What a store says; one line for its errors, of which every store has its own. Raises ConfigError."""
     answer = BACKGROUND.submit(work)
-    if (error := answer.exception()) is not None:
+    try:
+        error = answer.exception(deadline_s)
+    except TimeoutError:  # the wait's own: a store's is an answer
+        raise ConfigError([f"run.storage: {url}: no end within {deadline_s:g} s (run.storage_deadline_s)"]) from None
+    if error is not None:
         raise ConfigError([f"run.storage: {url}: {str(error) or type(error).__name__}"]) from None
     return answer.result()
 

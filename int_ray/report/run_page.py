@@ -6,6 +6,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from int_ray.report.arm_figures import Figure, drift_curves, pass_at_over_iterations, pass_at_over_k
+from int_ray.report.arms import read_arms
 from int_ray.report.comparison import Comparison, compare_evaluations
 from int_ray.report.examples import choose_examples, read_examples
 from int_ray.report.figures import before_and_after, curve, time_shares, timeline
@@ -42,6 +44,7 @@ def write_report(folder: Path) -> Path:
         evaluations=[
             (items, before_and_after(f"evaluation-{place}", items)) for place, items in enumerate(by_figure.values())
         ],
+        progress=_progress(folder),
         time=time_shares(phase_shares(run.seconds)) if run.seconds else None,
         timeline=timeline(read_spans(folder / "trace.json")),
         minutes=sum(run.seconds.values()) / 60,
@@ -52,6 +55,17 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_page(path, page)
     return path
+
+
+def _progress(folder: Path) -> list[tuple[str, list[Figure]]]:
+    """What evaluations within the run show beside its first and its last one."""
+    arms = read_arms([folder])
+    is_curve = any(len(arm.evaluated(set_)) > 2 for arm in arms for set_ in arm.sets)
+    return [
+        ("pass@k over the iterations", pass_at_over_iterations(arms) if is_curve else []),
+        ("pass@k over k", pass_at_over_k(arms)),
+        ("How far the policy moved", drift_curves(arms)),
+    ]
 
 
 def _histograms(folder: Path, run: Run) -> list[tuple[Markup, str]]:

@@ -44,7 +44,7 @@ def test_every_figure_comes_out_of_rays_metrics_port(tmp_path: Path):
     with trace.span("learner", "reinforce"):
         pass
     ledger = Ledger(tmp_path / "calls.jsonl", BudgetConfig(), {})
-    runs = {name: Gauges(name, fleet, ledger, trace) for name in ("first", "second")}
+    runs = {name: Gauges(tmp_path / name, fleet, ledger, trace) for name in ("first", "second")}
     wanted = {(run, figure) for run in runs for figure in FIGURES}
     found: dict[tuple[str, str], float] = {}
     until = time.monotonic() + 180

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from actors.checkpoint import Checkpoints
 from int_ray.report.live import LiveRun
 from int_ray.timeline import read_spans
 
@@ -90,8 +91,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stopped_by_sigterm(folder: Path) -> None:
-    """Resume, and ask it to stop as soon as it works; it saves where it stands."""
-    saved = count_events(folder, "checkpoint")
+    """Resume, and ask it to stop as soon as it works; where no iteration has ended, it stands at its checkpoint."""
     before = finished_groups(folder)
     process = start(folder, "--resume", "auto")
     try:
@@ -103,7 +103,9 @@ def stopped_by_sigterm(folder: Path) -> None:
         process.kill()
     assert process.returncode == 75, output
     assert "--resume auto" in output and "Traceback" not in output, output
-    assert count_events(folder, "checkpoint") > saved and count_events(folder, "finished") == 0, output
+    assert count_events(folder, "interrupted") > 0 and count_events(folder, "finished") == 0, output
+    newest, _, mistakes = Checkpoints(folder / "checkpoints", 1).latest()
+    assert newest is not None and not mistakes, output
     _, alive = psutil.wait_procs(family, timeout=180)
     assert not alive, alive
 

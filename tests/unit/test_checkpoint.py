@@ -68,6 +68,52 @@ def test_resume_auto_goes_on_from_the_one_before_and_a_path_to_a_bad_one_is_an_e
         find_start(config, str(bad))
 
 
+@pytest.mark.parametrize("kill_at", [1, 2, 3, 4])
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kill_at: int
+):
+    checkpoints, renamed = save(tmp_path, 5, keep=1), 0
+    state, rename = RunState(iteration=5, policy_version=7), Path.rename
+    partial = checkpoints.begin(state)
+
+    def rename_or_die(path: Path, target: Path) -> Path:
+        nonlocal renamed
+        renamed += 1
+        if renamed == kill_at:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_die)
+    if kill_at < 4:
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.complete(partial, state)
+    else:
+        checkpoints.complete(partial, state)
+    monkeypatch.undo()
+    folder, found, mistakes = Checkpoints(tmp_path, 1).latest()
+    assert folder == tmp_path / "iteration_000005" and not mistakes
+    assert found.policy_version == (7 if kill_at > 2 else 0)
+    checkpoints.clear_partial()
+    assert [path.name for path in tmp_path.iterdir()] == ["iteration_000005"]
+
+
+def test_an_old_checkpoint_has_its_name_back_where_the_new_one_cannot_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    checkpoints, rename = save(tmp_path, 5, keep=1), Path.rename
+    partial = checkpoints.begin(RunState(iteration=5, policy_version=7))
+
+    def fail(path: Path, target: Path) -> Path:
+        if path == partial:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoints.complete(partial, RunState(iteration=5, policy_version=7))
+    assert verify(tmp_path / "iteration_000005").policy_version == 0
+
+
 def test_half_written_checkpoints_are_not_complete(tmp_path: Path):
     (tmp_path / "iteration_000005.partial1").mkdir(parents=True)
     assert Checkpoints(tmp_path, 2).latest() == (None, RunState(), [])

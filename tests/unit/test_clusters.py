@@ -203,6 +203,17 @@ def test_the_ray_job_is_closed_and_its_versions_agree():
     assert policy["kind"] == "NetworkPolicy" and policy["spec"]["policyTypes"] == ["Ingress"]
 
 
+def test_only_labelled_namespaces_reach_the_port_for_metrics_and_nothing_else():
+    *_, policy = yaml.safe_load_all((CLUSTERS / "kuberay.yaml").read_text())
+    (own, *others) = policy["spec"]["ingress"]
+    assert own == {"from": [{"podSelector": policy["spec"]["podSelector"]}]}
+    assert all(rule["from"] and rule["ports"] for rule in others)
+    (metrics,) = [rule for rule in others if rule["ports"] == [{"protocol": "TCP", "port": 8080}]]
+    (source,) = metrics["from"]
+    ((key, value),) = source["namespaceSelector"]["matchLabels"].items()
+    assert f"kubectl label namespace monitoring {key}={value}\n" in (ROOT / "docs/watching.md").read_text()
+
+
 def test_the_ray_job_trains_what_the_command_line_takes():
     python, option, module, command, config, *overrides = shlex.split(job_spec()["entrypoint"])
     assert [python, option, module, command] == ["python", "-m", "launch.cli", "train"]

@@ -32,3 +32,9 @@ def test_the_watchdog_leaves_every_wait_its_own_deadline():
     config = load_config(QUICKSTART, ["learner.deadline_s=5000"])
     assert stall_abort_s(config) == 15000
     assert stall_abort_s(load_config(QUICKSTART, ["run.stall_abort_s=7201"])) == 7201
+
+
+def test_a_slow_storage_is_no_stall():
+    late = "run.storage_deadline_s=9000"
+    assert stall_abort_s(load_config(QUICKSTART, [late])) < 27000
+    assert stall_abort_s(load_config(QUICKSTART, [late, "run.storage=memory://run"])) == 27000

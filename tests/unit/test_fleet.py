@@ -150,3 +150,23 @@ def test_who_waits_while_the_last_engine_leaves_is_told_that_none_will_come():
         await first
 
     asyncio.run(run())
+
+
+def test_an_engine_that_is_to_leave_before_it_has_the_weights_gets_no_work():
+    async def run() -> None:
+        engines, release, got = fleet(1), asyncio.Event(), []
+        async with engines.turn:  # the learner changes its weights: no keeper takes an engine out now
+            recruit = engines.recruit(Mock(spec=RemoteEngine))
+            engines.retire(recruit)
+        engines.admit([recruit])
+        tasks = [asyncio.create_task(hold(engines, 1, release, got)) for _ in range(4)]
+        await settle()
+        engines.lose(recruit, EngineDiedError("its node is drained"))
+        tasks += [asyncio.create_task(hold(engines, 1, release, got)) for _ in range(4)]
+        await settle()
+        release.set()
+        await asyncio.gather(*tasks)
+        assert got == ["rollout engine 0"] * 8 and engines.lost == 0
+        assert [member.name for member in engines.everyone] == ["rollout engine 0"]
+
+    asyncio.run(run())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +16,11 @@ from actors.recovery import Recovery
 from actors.run_folder import RunFolder
 from int_ray.compute.shards import write_shard
 from int_ray.config_file import load_config
-from int_ray.journal import read_json_lines
+from int_ray.journal import Journal, read_json_lines
 from int_ray.types import RunState
+from launch.train import Start, train
 from tests.fakes import FakeLearner, FakePolicy, FakeProgress
+from tests.unit.test_resume import World
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if done.returncode:
         pytest.skip(f"no small disk: {done.stderr.strip()}")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # a run that has failed may not have closed its files
 
 
 class GrowingLearner(FakeLearner):
@@ -76,3 +80,86 @@ def test_a_checkpoint_that_fills_the_disk_is_given_up_and_the_next_that_fits_is_
     assert "No space left on device" in events[1]["reason"]
     assert any("iteration_000001 stays the newest" in line for line in progress.story)
     folder.close()
+
+
+def fill(disk: Path) -> Path:
+    """A file that leaves no room for a byte."""
+    ballast = disk / "ballast"
+    with ballast.open("ab", buffering=0) as file:
+        for size in (1 << 16, 1):
+            try:
+                while file.write(bytes(size)):
+                    pass
+            except OSError:
+                continue
+    return ballast
+
+
+def test_a_disk_with_room_for_nothing_ends_no_run_and_what_is_lost_is_counted(small_disk: Path, tmp_path: Path):
+    whole = World(tmp_path / "whole", schedule="never")
+    whole.run()
+    world = World(small_disk / "run", schedule="never")
+    saves = [number for number, name in enumerate(whole.calls.made, start=1) if name == "save"]
+    world.calls.at[saves[1] - 3] = lambda: fill(small_disk)  # iteration 2 is saved, 4 is about to be
+    assert world.run().iteration == 5
+    assert world.learner.weights == whole.learner.weights
+    assert world.coordinator.recovery.checkpoints.latest()[1].iteration == 2
+    assert any("iteration 4 could not be written" in line for line in world.progress.story)
+    assert sum("No room in" in line for line in world.progress.story) == 1
+
+    (small_disk / "ballast").unlink()
+    resumed = World(small_disk / "run", schedule="never")
+    resumed.run()
+    assert resumed.outcome() == whole.outcome()
+
+
+def test_the_journal_has_the_count_once_there_is_room_and_whole_lines_alone(small_disk: Path):
+    lines: list[str] = []
+    folder, long = RunFolder(small_disk / "run", say=lines.append), "x" * 5000
+    folder.journal.write("before")
+    ballast = fill(small_disk)
+    for number in range(3):
+        folder.journal.write("lost", number=number, text=long)
+        folder.metrics(number, {"reward": 0.5})
+    folder.rollouts(1, [])
+    ballast.unlink()
+    folder.journal.write("after")
+    folder.metrics(4, {"reward": 0.5})
+    folder.close()
+    events = read_json_lines(folder.path / "journal.jsonl")
+    assert len(lines) == 1 and [event["event"] for event in events] in (
+        ["before", "records_lost", "after"],
+        ["before", "lost", "records_lost", "after"],  # a page that was begun has room
+    )
+    rows = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines() if line]
+    assert rows[-1] == {"iteration": 4, "reward": 0.5}
+    assert not list(folder.path.rglob("*.partial"))
+
+
+def test_half_of_a_line_is_closed_off_by_the_next(small_disk: Path):
+    journal = Journal(small_disk / "journal.jsonl")
+    ballast = fill(small_disk)
+    with pytest.raises(OSError, match="No space left"):
+        journal.write("torn", text="x" * 20000)
+    ballast.write_bytes(b"")
+    journal.write("whole")
+    journal.close()
+    assert [event["event"] for event in read_json_lines(small_disk / "journal.jsonl")] == ["whole"]
+
+
+def test_a_resumed_run_without_room_leaves_the_config_as_it_was(small_disk: Path):
+    config = load_config("configs/quickstart.yaml", [f"run.folder={small_disk / 'run'}", "run.loggers=[]"])
+    RunFolder(config.run.folder).close()
+    before = "schedule: never\n"
+    (config.run.folder / "config.yaml").write_text(before)
+    fill(small_disk)
+    problems = SimpleNamespace(identity=lambda: "8 problems", problems=[])
+    inputs = SimpleNamespace(problems=problems, mixed=problems)
+
+    def assemble(*_: object, **__: object) -> None:
+        pytest.fail("nothing starts")
+
+    start = Start(RunState(), None)
+    with pytest.raises(OSError, match="No space left"):
+        asyncio.run(train(config, inputs, start, FakeProgress(), assemble))  # pyright: ignore
+    assert (config.run.folder / "config.yaml").read_text() == before

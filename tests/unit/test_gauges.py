@@ -19,6 +19,7 @@ from actors.failures import EngineDiedError
 from actors.fleet import Fleet
 from actors.gauges import FIGURES, FROM_ROWS, PREFIX, Gauges
 from actors.trace import Trace
+from int_ray.journal import Journal
 from int_ray.oracle_config import BudgetConfig, Price
 from int_ray.oracles.chat import Answer
 from int_ray.oracles.spending import Call, Ledger
@@ -48,7 +49,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
             self.name = name
 
         def set_default_tags(self, default_tags: dict[str, str]) -> Exported:
-            assert default_tags == {"run": "mine"}
+            assert default_tags.keys() == {"run"}
             return self
 
         def set(self, value: float) -> None:
@@ -61,7 +62,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def watched(folder: Path, num_engines: int = 2) -> Gauges:
     ledger = Ledger(folder / "oracle_calls.jsonl", BudgetConfig(), {"m": Price(input=1.0, output=0.0)})
     fleet = Fleet([engine() for _ in range(num_engines)], 100, FakeProgress())
-    return Gauges("mine", fleet, ledger, Trace(folder / "trace.json"))
+    return Gauges(folder, fleet, ledger, Trace(folder / "trace.json"))
 
 
 def test_rows_and_evaluations_become_figures(tmp_path: Path, exported: Mapping[str, float]):
@@ -124,6 +125,23 @@ def test_figures_are_kept_fresh_and_reach_who_watches_the_folder(
     assert exported["int_ray_engines"] == 0  # of this run: others may use them next
     (tmp_path / "journal.jsonl").touch()
     assert LiveRun.open(tmp_path).figures["policy_version"] == 7 and LiveRun.open(tmp_path).figures["engines"] == 2
+
+
+def test_learner_restarts_and_failed_checkpoints_are_counted_from_the_journal(
+    tmp_path: Path, exported: Mapping[str, float]
+):
+    journal = Journal(tmp_path / "journal.jsonl")  # of a resumed run: an earlier process has written into it
+    journal.write("checkpoint_failed", iteration=2, reason="no room")
+    figures = watched(tmp_path)
+    figures.refresh()
+    assert (exported["int_ray_learner_restarts"], exported["int_ray_checkpoints_failed"]) == (0, 1)
+    journal.write("learner_rebuilt", iteration=2, origin="iteration_000002", reason="rank 0 died")
+    journal.write("checkpoint", iteration=3, path="iteration_000003")
+    (tmp_path / "journal.jsonl").open("a").write("torn\n")
+    journal.write("checkpoint_failed", iteration=4, reason="no room")
+    figures.refresh()
+    figures.refresh()  # counts nothing twice
+    assert (exported["int_ray_learner_restarts"], exported["int_ray_checkpoints_failed"]) == (1, 2)
 
 
 def panels() -> list[dict[str, Any]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from int_ray.config import Config
+from int_ray.config import Config, ModelConfig
 from int_ray.config_file import ConfigError, parse_config
 from int_ray.model_checks import require_trainable
-from int_ray.preflight import is_local, length_check, load_inputs
+from int_ray.preflight import is_local, length_check, load_inputs, load_tokenizer
 from int_ray.prompts import encode_prompt
 from int_ray.types import Problem
 from tests.factories import tiny_checkpoint
@@ -73,6 +73,17 @@ def test_a_model_without_a_tokenizer(tmp_path: Path, model: Path):
         (model / name).unlink()
     (line,) = mistakes(config(tmp_path, model))
     assert line.startswith(f"model.path: no tokenizer could be loaded from {model}")
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("We couldn't connect to the hub.\nCheck your connection.")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreachable)
+    with pytest.raises(ConfigError) as failure:
+        load_tokenizer(ModelConfig(path="somebody/some-model", dtype="float32", max_length=64))
+    (line,) = failure.value.problems
+    assert "set the path to a local folder" in line and line.endswith("(We couldn't connect to the hub.)")
 
 
 def test_a_tokenizer_without_a_chat_template(tmp_path: Path, model: Path):

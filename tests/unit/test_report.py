@@ -80,7 +80,9 @@ def test_the_story_of_a_run_that_a_patch_freed(freed: Path):
     assert "hard from 0.00 to 0.83 (higher), easy from 1.00 to 1.00 (no clear change)" in said
     assert "Where 0.2 minutes went" in said
     assert "mini_batch_size: 16" in said
-    assert page.count("svg") == 3 + 3 + 3 + 1  # curves; pass@1, pass@2 and unsolved; two of places, lengths; time
+    assert "pass@k over k" in said and "pass@k over the iterations" not in said  # two evaluations make no curve
+    # Curves; pass@1, pass@2 and unsolved; over k, a set each; two of places, lengths; time.
+    assert page.count("svg") == 3 + 3 + 2 + 3 + 1
     assert page.count("del") == 2 and page.count("ins") == 2  # the refused and the unhelpful one are no examples
     assert "2 of 4 continuations right" in said
 

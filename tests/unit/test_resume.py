@@ -11,6 +11,7 @@ import json
 import math
 import shutil
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from actors.checkpoint import Checkpoints, verify
+from actors.checkpoint import CheckpointError, Checkpoints, verify
 from actors.coordinator import Coordinator
 from actors.engine_client import EngineGroup, Sampling
 from actors.fleet import Fleet
@@ -202,7 +203,7 @@ class World:
         self.calls = Calls(kill_at)
         self.config = config(folder, schedule, staleness, evaluate_every, run)
         self.progress = FakeProgress()
-        self.folder = RunFolder(folder)
+        self.folder = RunFolder(folder, say=self.progress.say)
         found, self.state, _ = Checkpoints(folder / "checkpoints", 1).latest()
         self.checkpoint = found
         weights = "base" if found is None else (found / "model.safetensors").read_text()
@@ -370,6 +371,61 @@ def test_a_learner_that_is_lost_again_and_again_ends_the_run_resumably(tmp_path:
     assert straight(tmp_path / "run").outcome() == whole.outcome()
 
 
+def test_a_lost_learner_goes_back_past_a_damaged_checkpoint(tmp_path: Path, whole: World):
+    world = World(tmp_path / "run")
+    after_4 = max(number for number, name in enumerate(whole.calls.made, start=1) if name == "reinforce")
+    newest = world.path / "checkpoints" / "iteration_000004"
+
+    def damage_and_lose() -> None:
+        until = time.monotonic() + 30
+        while not newest.exists() and time.monotonic() < until:
+            time.sleep(0.01)  # written by a thread
+        (newest / "model.safetensors").write_text("flipped")
+        raise LearnerError("a learner rank died")
+
+    world.calls.at[after_4] = damage_and_lose
+    world.run()
+    assert world.outcome() == whole.outcome()
+    assert [event["iteration"] for event in world.events("learner_rebuilt")] == [2]
+    assert [event["iteration"] for event in world.events("checkpoint")] == [2, 4, 4, 5]
+    assert any("Passed over" in line and "iteration_000004" in line for line in world.progress.story)
+    assert newest.with_suffix(".corrupt").exists()
+
+
+def test_a_run_that_began_elsewhere_never_falls_back_on_the_base_model(tmp_path: Path):
+    elsewhere = straight(tmp_path / "other").path / "checkpoints" / "iteration_000004"
+    world = World(tmp_path / "run")
+    world.state, world.checkpoint = verify(elsewhere), elsewhere
+    (elsewhere / "model.safetensors").write_text("flipped")
+    lost(world, 1)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing or differs"):
+        world.run()
+
+
+def test_what_was_loaded_is_not_saved_again(tmp_path: Path, whole: World):
+    for call in (1, 3):
+        world = World(tmp_path / str(call), kill_at=whole.calls.made.index("saved") + 3)
+        with pytest.raises(Kill):
+            world.run()
+        resumed = World(world.path)
+        resumed.calls.at[call] = resumed.coordinator.stop.set
+        with pytest.raises(Stopped, match="asked to stop after iteration 2"):
+            resumed.run()
+        assert "save" not in resumed.calls.made
+        assert straight(world.path).outcome() == whole.outcome()
+
+
+def test_a_state_from_another_folder_is_saved_in_this_one(tmp_path: Path):
+    """Else `--resume auto` would find nothing here, and begin anew."""
+    elsewhere = straight(tmp_path / "other").path / "checkpoints" / "iteration_000004"
+    world = World(tmp_path / "run")
+    world.state, world.checkpoint = verify(elsewhere), elsewhere
+    world.calls.at[1] = world.coordinator.stop.set
+    with pytest.raises(Stopped, match="asked to stop after iteration 4"):
+        world.run()
+    assert Checkpoints(world.path / "checkpoints", 1).latest()[1].iteration == 4
+
+
 def test_a_request_to_stop_saves_and_the_resumed_run_ends_the_same(tmp_path: Path, whole: World):
     expected = whole.outcome()
     last = max(number for number, name in enumerate(whole.calls.made) if name == "reinforce")
@@ -519,6 +575,23 @@ def test_a_store_that_hangs_is_given_up_and_keeps_nobody(tmp_path: Path, monkeyp
     hang.set()
     reasons = [event["reason"] for event in world.events("checkpoint_not_sent")]
     assert "storage_deadline_s" in reasons[0] and reasons[1:] == ["the checkpoint before is still on its way"] * 2
+
+
+def test_a_rebuild_does_not_wait_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: World):
+    world = World(tmp_path / "run", storage=f"memory://{tmp_path.name}/run")
+    hang = threading.Event()
+    assert world.coordinator.recovery.storage is not None
+    monkeypatch.setattr(world.coordinator.recovery.storage, "_put", lambda *_: hang.wait())
+    lost(world, whole.calls.made.index("saved") + 3)
+    restart = world.learner.restart
+
+    async def restart_and_answer(folder: Path | None) -> None:
+        hang.set()  # the store answers only once the learner is rebuilt
+        await restart(folder)
+
+    world.learner.restart = restart_and_answer
+    world.run()
+    assert world.outcome() == whole.outcome()
 
 
 def test_a_request_to_stop_does_not_wait_for_a_store_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,6 +131,17 @@ def test_a_store_that_cannot_be_reached_is_not_an_empty_one(tmp_path: Path, url:
     for resume in ("auto", None):
         with pytest.raises(ConfigError, match="no credentials"):
             fetch_run(config, resume)
+
+
+def test_a_store_that_never_answers_is_one_line(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch):
+    settings = [f"run.folder={tmp_path / 'other'}", f"run.storage={url}", "run.storage_deadline_s=0.05"]
+    config, hang, said = load_config("configs/quickstart.yaml", settings), threading.Event(), list[str]()
+    monkeypatch.setattr(Storage, "checkpoints", lambda _: hang.wait())
+    for resume in ("auto", None):
+        with pytest.raises(ConfigError, match=r"no end within 0.05 s \(run.storage_deadline_s\)"):
+            fetch_run(config, resume, said.append)
+    hang.set()
+    assert "for 0.05 s at most" in said[0] and len(said) == 2
 
 
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path):
