@@ -139,14 +139,16 @@ def test_idle_shares_of_a_run_without_and_with_its_start_up(tmp_path: Path):
         {"ph": "E", "tid": 1, "ts": 8e6},
     ]
     (tmp_path / "trace.json").write_text("".join(json.dumps({"pid": 1} | event) + ",\n" for event in events))
-    running, whole = figures(tmp_path, 20.0)
+    running, whole, records = figures(tmp_path, 20.0)
     assert running.value == pytest.approx(2 / 8) and not running.reached
     assert whole.value == pytest.approx(14 / 20)
     assert "nothing 2.0 s" in running.note and "start-up, report and shutdown of 20 s 12.0 s" in whole.note
+    assert records.value == 0 and records.reached
 
 
 def test_the_tiny_quickstart_leaves_a_trace_with_work_in_it():
-    running, whole = run(Scale.TINY)
+    running, whole, records = run(Scale.TINY)
     [(idle_s, total_s)] = running.raw
     assert 0 < idle_s < total_s and running.value < 0.9
     assert running.value < whole.value < 1
+    assert 0 < records.value < 1

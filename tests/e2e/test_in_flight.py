@@ -16,7 +16,7 @@ from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, TEMPERATURE, Pair, run, s
 
 ERROR = 1e-3  # fp32
 NUM_SAMPLES = 400  # more than the engine decodes at once: some begin after the change
-BEATS = 6  # signs of life before a change, a decoding step each at least: some samples have ended by then
+BEATS = 6  # signs of life before the first change, a decoding step each at least: some samples have ended by then
 MAX_TOKENS = 80
 
 
@@ -29,9 +29,10 @@ async def sample_across(pair: Pair, *versions: int) -> EngineGroup:
     sampling_all = asyncio.create_task(
         pair.engine.sample_group(LONG_PROMPT, NO_PREFIX, sampling(NUM_SAMPLES, 3, MAX_TOKENS))
     )
+    for _ in range(BEATS):
+        await pair.engine.probe()
     for version in versions:
-        for _ in range(BEATS):
-            await pair.engine.probe()
+        await pair.engine.probe()
         await pair.sync.publish(version)
     return await sampling_all
 
