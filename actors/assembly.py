@@ -25,6 +25,7 @@ from actors.oracle_assembly import (
     start_apis,
     start_oracle_pool,
 )
+from actors.placement import watch_nodes
 from actors.rollout_pool import RolloutPool
 from actors.run_folder import RunFolder, traced_folder
 from actors.trace import Trace, TracedProgress, traced
@@ -40,6 +41,7 @@ from int_ray.oracles import StepOracle
 from int_ray.oracles.teacher import Teacher
 from int_ray.ports import CollectingPorts, Oracle, Ports, Progress
 from int_ray.prompts import encode_prompt, encode_text
+from int_ray.side_by_side import beside
 from int_ray.timeline import LEARNER, RUN
 from int_ray.trigger import build_trigger
 from int_ray.types import ProblemSets
@@ -147,7 +149,10 @@ async def connect_parts(
     collecting = await build_collecting(config, tokenizer, fleet, services, progress, stack, folder.groups)
     ports = Ports(**vars(collecting), learner=in_turn, weights=weights)
     ports = replace(ports, oracle=traced(ports.oracle, trace, "oracle", "intervene"))
-    return build_coordinator(config, tokenizer, problems, ports, folder, parts.teacher)
+    coordinator = build_coordinator(config, tokenizer, problems, ports, folder, parts.teacher)
+    watch = watch_nodes(lambda: parts.compute.learner.nodes, coordinator.saves_each, progress)
+    await stack.enter_async_context(beside(watch))
+    return coordinator
 
 
 @dataclass(frozen=True)

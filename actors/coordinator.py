@@ -56,6 +56,7 @@ class Coordinator:
         self.folder = folder
         self.recovery = Recovery(config, ports.learner, folder, ports.progress)
         self.stop = asyncio.Event()  # set it, and the run saves and raises Stopped
+        self.saves_each = asyncio.Event()  # set it, and every iteration is saved
         self.boundary = RunState()  # where the run stood the last time that an iteration had ended
 
     async def run(self, state: RunState, checkpoint: Path | None = None) -> RunState:
@@ -114,7 +115,7 @@ class Coordinator:
         asked_in_vain = state.outage is not None and self.intervening.asked_in == state.iteration
         outage = asked_in_vain and self.config.oracle.on_outage == "stop"
         is_time = state.iteration % self.config.run.checkpoint_every == 0 or self.is_last(state)
-        if is_time or outage or self.stop.is_set():
+        if is_time or outage or self.stop.is_set() or self.saves_each.is_set():
             await self.recovery.save(state)
         if self.stop.is_set():
             await self.recovery.leave(state)

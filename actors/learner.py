@@ -36,6 +36,7 @@ class Learner:
         self.deadline_s = deadline_s
         self.undo = undo  # ends the ranks, and forgets where they met
         self.starts = 1  # of ranks
+        self.nodes: frozenset[str] = frozenset()  # hex ids of those that hold a rank
         self.origin: tuple[LearnerSettings, PlacementGroup | None] | None = None  # what `start` was given
 
     @classmethod
@@ -59,6 +60,8 @@ class Learner:
             learner = cls(ranks, config.deadline_s, undo.pop_all())
         with learner.undo as undo:
             await learner._call("start", lambda rank: rank.__ray_ready__.remote(), config.startup_deadline_s)
+            where = asyncio.gather(*(cast(ActorHandle, rank).__ray_call__.remote(_node_of) for rank in ranks))
+            learner.nodes = frozenset(await _within(config.startup_deadline_s, where, "no word where the ranks are"))
             learner.undo = undo.pop_all()
         learner.origin = settings, placement
         return learner
@@ -69,7 +72,7 @@ class Learner:
             raise RuntimeError("only a learner of Learner.start can be started anew")
         self.close()
         new = await Learner.start(*self.origin)
-        self.ranks, self.undo = new.ranks, new.undo
+        self.ranks, self.undo, self.nodes = new.ranks, new.undo, new.nodes
         self.starts += 1
         if folder is not None:
             await self.load(folder)
@@ -170,6 +173,10 @@ class Learner:
             ranks = ", ".join(str(rank) for rank, answer in enumerate(answers) if answer in late)
             raise LearnerError(f"learner rank {ranks} did not finish {what} within {deadline_s:.0f} s")
         return answers[0].result()
+
+
+def _node_of(rank: object) -> str:
+    return ray.get_runtime_context().get_node_id()
 
 
 def _is_of_torch(cause: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 
 import ray
@@ -18,6 +18,7 @@ from int_ray.side_by_side import beside
 from int_ray.training_config import LearnerConfig
 
 SAY_EVERY_S = 30.0
+LOOK_EVERY_S = 1.0  # for nodes that leave
 
 
 @asynccontextmanager
@@ -67,6 +68,17 @@ async def draining_nodes() -> Collection[str]:
         return await asyncio.to_thread(cluster_state.get_draining_nodes)
     except (RayError, RuntimeError):
         return ()
+
+
+async def watch_nodes(nodes: Callable[[], frozenset[str]], are_leaving: asyncio.Event, progress: Progress) -> None:
+    """Keep the event set as long as one of the learner's `nodes` will be gone soon. Has no end."""
+    while True:
+        if nodes().isdisjoint(await draining_nodes()):
+            are_leaving.clear()
+        elif not are_leaving.is_set():
+            progress.say("A node of the learner will be gone soon: every iteration is saved from now on")
+            are_leaving.set()
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def reserve_learner_gpus(config: LearnerConfig) -> PlacementGroup | None:

@@ -17,12 +17,15 @@ import ray
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import engine_spawning
 from actors.compute import start_engines
 from actors.fleet import Fleet, Member
+from actors.placement import watch_nodes
 from actors.rollout_pool import RolloutPool
 from int_ray.config_file import load_config
+from int_ray.side_by_side import beside
 from int_ray.types import Outcome, Problem, Purpose, RolloutGroup, TokenIds
 from tests.cluster.test_rollout_pool import FakeGrader, seeds
 from tests.factories import problem
@@ -31,6 +34,7 @@ from tests.fakes import FakeProgress
 from tests.faults import figure
 
 DEADLINE_S = 120.0  # of what a test waits for; it only matters on failure
+WITHIN_S = 60.0  # a node that is added is used
 
 SETTINGS = [
     "learner.device=cuda",
@@ -71,10 +75,10 @@ class World:
         async with asyncio.timeout(DEADLINE_S):
             return await self.pool.sample(problems, 2, Purpose.TRAIN, 0)
 
-    async def until(self, what: str, condition: Callable[[], object]) -> None:
-        until = time.monotonic() + DEADLINE_S
+    async def until(self, what: str, condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+        until = time.monotonic() + deadline_s
         while not condition():
-            assert time.monotonic() < until, f"waited for {what}"
+            assert time.monotonic() < until, f"waited {deadline_s:g} s for {what}"
             await asyncio.sleep(0.1)
 
     async def busy(self, member: Member) -> asyncio.Task[list[RolloutGroup]]:
@@ -128,7 +132,7 @@ def test_a_node_that_is_added_gets_an_engine_and_one_that_is_drained_gets_nothin
             stays = here.only()
             added = time.monotonic()
             node = cluster.add_node(num_cpus=1, num_gpus=1)
-            await here.until("the second engine", lambda: len(here.fleet.members) == 2)
+            await here.until("the second engine", lambda: len(here.fleet.members) == 2, WITHIN_S)
             figure("a node is added: until its engine is at work", time.monotonic() - added)
             joined = next(member for member in here.fleet.members if member is not stays)
             assert joined.engine.place is not None and joined.engine.place.node_id == node.node_id
@@ -141,6 +145,51 @@ def test_a_node_that_is_added_gets_an_engine_and_one_that_is_drained_gets_nothin
             assert here.fleet.lost == 0
             cluster.remove_node(node)
             assert len(await here.sample()) == 6
+
+    run(story())
+
+
+def test_a_node_that_is_lost_takes_its_engine_along_and_no_group(cluster: Cluster):
+    async def story() -> None:
+        async with world() as here:
+            expected, stays = seeds(await here.sample()), here.only()
+            node = cluster.add_node(num_cpus=1, num_gpus=1)
+            await here.until("the second engine", lambda: len(here.fleet.members) == 2)
+            joined = next(member for member in here.fleet.members if member is not stays)
+            sampling = await here.busy(joined)
+            cluster.remove_node(node, allow_graceful=False)
+            lost = time.monotonic()
+            groups = await sampling
+            figure("a node is lost with its engine: until all groups are there", time.monotonic() - lost)
+            assert here.fleet.lost == 1 and here.fleet.members == [stays]
+            assert seeds(groups) == expected
+            assert all(one.outcome is Outcome.CORRECT for group in groups for one in group.rollouts)
+
+    run(story())
+
+
+def test_every_iteration_is_to_be_saved_while_a_node_of_the_learner_is_leaving(cluster: Cluster):
+    class Rank:
+        def ready(self) -> bool:
+            return True
+
+    async def story() -> None:
+        node, saves_each, progress = cluster.add_node(num_cpus=1), asyncio.Event(), FakeProgress()
+        there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        rank: Any = ray.remote(num_cpus=1)(Rank).options(scheduling_strategy=there).remote()
+        await rank.ready.remote()  # a node that is idle goes as soon as it is drained
+        await watched(node.node_id, saves_each, progress, lambda: not saves_each.is_set())
+        drain(cluster, node.node_id)
+        await watched(node.node_id, saves_each, progress, saves_each.is_set)
+        assert "every iteration is saved" in progress.story[0]
+        cluster.remove_node(node)
+        await watched(node.node_id, saves_each, progress, lambda: not saves_each.is_set())
+
+    async def watched(node: str, saves_each: asyncio.Event, progress: FakeProgress, until: Callable[[], bool]) -> None:
+        async with beside(watch_nodes(lambda: frozenset({node}), saves_each, progress)), asyncio.timeout(DEADLINE_S):
+            await asyncio.sleep(2)  # it looks every second
+            while not until():
+                await asyncio.sleep(0.1)
 
     run(story())
 

@@ -82,11 +82,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert not alive, alive
     assert "--resume auto" in output and "Traceback" not in output, output
     rounds = count_events(folder, "intervention_round")
-    killed_when(folder, "the patch", lambda: count_events(folder, "intervention_round") > rounds)
+    family = killed_when(folder, "the patch", lambda: count_events(folder, "intervention_round") > rounds)
     before = finished_groups(folder)
-    killed_when(folder, "some groups to be sampled", lambda: bool(finished_groups(folder) - before))
+    family += killed_when(folder, "some groups to be sampled", lambda: bool(finished_groups(folder) - before))
     stopped_by_sigterm(folder)
     (folder / "output.txt").write_text(run_to_the_end(folder, "--resume", "auto"))
+    _, alive = psutil.wait_procs(family, timeout=180)  # Ray's agents wait a while for a GCS that is gone
+    assert not alive, alive
     return folder
 
 
@@ -120,8 +122,8 @@ def run_to_the_end(folder: Path, *arguments: str) -> str:
     return output
 
 
-def killed_when(folder: Path, what: str, condition: Callable[[], bool]) -> None:
-    """Resume, and kill -9 the driver as soon as the condition is met; nothing may outlive it."""
+def killed_when(folder: Path, what: str, condition: Callable[[], bool]) -> list[psutil.Process]:
+    """Resume, and kill -9 the driver as soon as the condition is met; returns what may outlive it for a while only."""
     started = count_events(folder, "started")
     process = start(folder, "--resume", "auto")
     try:
@@ -132,8 +134,7 @@ def killed_when(folder: Path, what: str, condition: Callable[[], bool]) -> None:
         process.kill()
         output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, output
-    _, alive = psutil.wait_procs(family, timeout=180)  # Ray's agents wait a while for a GCS that is gone
-    assert not alive, alive
+    return family
 
 
 def finished_groups(folder: Path) -> set[bytes]:

@@ -426,6 +426,13 @@ def test_a_state_from_another_folder_is_saved_in_this_one(tmp_path: Path):
     assert Checkpoints(world.path / "checkpoints", 1).latest()[1].iteration == 4
 
 
+def test_every_iteration_is_saved_while_the_learners_node_is_leaving(tmp_path: Path):
+    world = World(tmp_path)
+    world.calls.at[2] = world.coordinator.saves_each.set
+    world.run()
+    assert [event["iteration"] for event in world.events("checkpoint")] == [1, 2, 3, 4, 5]
+
+
 def test_a_request_to_stop_saves_and_the_resumed_run_ends_the_same(tmp_path: Path, whole: World):
     expected = whole.outcome()
     last = max(number for number, name in enumerate(whole.calls.made) if name == "reinforce")
