@@ -39,7 +39,7 @@ def test_the_report_is_whole_at_every_width(browser: Browser, report: Path, widt
     with opened(browser, report, width) as page:
         assert overflow(page) <= 0
         boxes = [figure.bounding_box() for figure in page.locator("svg").all()]
-        assert len(boxes) == 10
+        assert len(boxes) == 12
         for box in boxes:
             assert box is not None and box["width"] > 200 and box["height"] > 80
             assert box["x"] >= 0 and box["x"] + box["width"] <= width
