@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from int_ray.journal import open_for_appending
+from int_ray.journal import LineFile
 from int_ray.types import Completion, Outcome, Rollout, RolloutGroup, Start
 
 if TYPE_CHECKING:
@@ -104,12 +104,8 @@ class GroupJournal:
     def _write(self, groups: list[tuple[int, str, RolloutGroup]]) -> None:
         self.folder.mkdir(exist_ok=True)
         for version in {version for version, _, _ in groups} & self._kept:
-            with open_for_appending(self._path(version)) as file:
-                for own, key, group in groups:
-                    if own == version:
-                        file.write(json.dumps({"key": key, **_record(group)}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with closing(LineFile(self._path(version))) as file:
+                file.append(*({"key": key, **_record(group)} for own, key, group in groups if own == version))
 
     def _path(self, policy_version: int) -> Path:
         return self.folder / f"version_{policy_version:06d}.jsonl"

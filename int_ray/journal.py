@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,9 +24,10 @@ class LineFile:
         self._torn = _is_torn(path)  # the last line has no end: a crash or a full disk has cut it off
         self._file = path.open("ab", buffering=0)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Returns when it is on disk. Raises OSError; half of a line is closed off by the next one."""
-        rest = memoryview(("\n" * self._torn + json.dumps(record) + "\n").encode())
+    def append(self, *records: Mapping[str, Any]) -> None:
+        """Returns when they are on disk. Raises OSError; half of a line is closed off by the next one."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        rest = memoryview(("\n" * self._torn + lines).encode())
         while rest:  # a disk that is getting full takes a part and only then refuses
             written = self._file.write(rest)
             self._torn = written < len(rest)
@@ -90,15 +91,6 @@ class LenientJournal(Journal):
                 super().write("records_lost", count=count)
                 self._losses.count -= count
             super().write(event, **details)
-
-
-def open_for_appending(path: Path) -> TextIO:
-    """A file of lines; a torn last line, left by a crash, is closed off."""
-    torn = _is_torn(path)
-    file = path.open("a", encoding="utf-8")
-    if torn:
-        file.write("\n")
-    return file
 
 
 def _is_torn(path: Path) -> bool:

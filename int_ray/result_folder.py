@@ -6,12 +6,11 @@ Each group is on disk as soon as it is sampled. A process that goes on reads the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from int_ray.journal import Journal, open_for_appending
+from int_ray.journal import Journal, LineFile
 from int_ray.ports import Progress
 from int_ray.report.page import counted
 from int_ray.rollout_records import group_record
@@ -46,7 +45,7 @@ class GroupFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = open_for_appending(path)
+        self._file = LineFile(path)
 
     def read(self, progress: Progress) -> Iterator[dict[str, Any]]:
         """What `append` wrote, one line in memory at a time; lines that a crash cut off are told about."""
@@ -64,9 +63,7 @@ class GroupFile:
     def append(self, group: RolloutGroup, **details: Any) -> dict[str, Any]:
         """Write one group with further `details`; returns the record when it is on disk."""
         record = {**details, **group_record(group)}
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.append(record)
         return record
 
     def close(self) -> None:

@@ -77,10 +77,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         output, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 75, output
-    _, alive = psutil.wait_procs(family, timeout=180)
-    assert not alive, alive
-    assert "--resume auto" in output and "Traceback" not in output, output
+    assert_resumable_and_gone(process, output, family)
     rounds = count_events(folder, "intervention_round")
     family = killed_when(folder, "the patch", lambda: count_events(folder, "intervention_round") > rounds)
     before = finished_groups(folder)
@@ -103,11 +100,15 @@ def stopped_by_sigterm(folder: Path) -> None:
         output, _ = process.communicate(timeout=180)
     finally:
         process.kill()
-    assert process.returncode == 75, output
-    assert "--resume auto" in output and "Traceback" not in output, output
+    assert_resumable_and_gone(process, output, family)
     assert count_events(folder, "interrupted") > 0 and count_events(folder, "finished") == 0, output
     newest, _, mistakes = Checkpoints(folder / "checkpoints", 1).latest()
     assert newest is not None and not mistakes, output
+
+
+def assert_resumable_and_gone(process: subprocess.Popen[str], output: str, family: list[psutil.Process]) -> None:
+    assert process.returncode == 75, output
+    assert "--resume auto" in output and "Traceback" not in output, output
     _, alive = psutil.wait_procs(family, timeout=180)
     assert not alive, alive
 
@@ -253,11 +254,8 @@ def test_sigterm_ends_a_run_as_ctrl_c_does(tmp_path: Path):
         output, _ = process.communicate(timeout=180)
     finally:
         process.kill()
-    assert process.returncode == 75, output
-    assert "--resume auto" in output and "Traceback" not in output, output
+    assert_resumable_and_gone(process, output, family)
     assert has_event(tmp_path / "run", "interrupted")
-    _, alive = psutil.wait_procs(family, timeout=180)
-    assert not alive, alive
 
 
 def test_the_documented_python_example_runs(tmp_path: Path):
