@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.oracle_pool import first_replies, spawn_workers
+from actors.oracle_workers import OracleWorkers
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles.api import CHECK_DEADLINE_S
 from int_ray.oracles.chat import Answer, ChatModel, ChatRequest, Fault
@@ -54,29 +53,27 @@ class ChatPool:
 
     def __init__(self, kind: str, config: OracleConfig) -> None:
         """`kind`: gemini or openai."""
-        self.workers = spawn_workers(ChatWorker, config, kind, config)
+        self.workers = OracleWorkers(ChatWorker, config, kind, config)
         self.deadline_s = config.deadline_s
-        self._turns = itertools.cycle(self.workers)
 
     async def ready(self) -> None:
         """Wait for the workers. Raises OracleError, for instance when a key is missing where they run."""
-        descriptions = await first_replies([worker.describe.remote() for worker in self.workers])
+        descriptions = await self.workers.first_replies(lambda worker: worker.describe.remote())
         self.name, self.settings, self.cacheable = descriptions[0]
 
     async def check(self) -> Fault | None:
         """Whether key and model are accepted, as one worker finds it."""
-        worker = next(self._turns)
-        return await self._reply(worker, worker.check.remote(), CHECK_DEADLINE_S)
+        async with self.workers.one() as worker:
+            return await self._reply(worker, worker.check.remote(), CHECK_DEADLINE_S)
 
     async def ask(self, request: ChatRequest) -> Answer | Fault:
         """One request of the next worker, one answer or fault."""
-        worker = next(self._turns)
-        return await self._reply(worker, worker.ask.remote(request), self.deadline_s)
+        async with self.workers.one() as worker:
+            return await self._reply(worker, worker.ask.remote(request), self.deadline_s)
 
     async def close(self) -> None:
         """End the workers, and their connections with them."""
-        for worker in self.workers:
-            ray.kill(worker)
+        self.workers.close()
 
     async def _reply(self, worker: ActorHandle, call: ObjectRef, deadline_s: float) -> Any:
         try:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from int_ray.errors import RunError
 from int_ray.types import RunState
@@ -170,6 +171,8 @@ def verify(folder: Path) -> RunState:
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected.bytes or sha256(path) != expected.sha256:
             raise CheckpointError(f"{folder}: {name} is missing or differs from the manifest; use an older checkpoint")
+        if path.suffix == ".safetensors" and not _holds_tensors(path):
+            raise CheckpointError(f"{folder}: {name} is no safetensors file; it is not loaded")
     return read_state(folder)
 
 
@@ -194,6 +197,14 @@ def _refuse_strangers(folder: Path, manifest: Mapping[str, object]) -> None:
     for name in manifest:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{folder}: the manifest names {name!r}, which is outside of the checkpoint")
+
+
+def _holds_tensors(path: Path) -> bool:
+    try:
+        with safe_open(path, "np"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def _first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from actors.engine_client import Engine
-from actors.failures import EngineDiedError
+from actors.failures import EngineDiedError, EngineHungError
 from actors.fleet import Fleet, Member
 from actors.weight_senders import WeightSender
 from actors.weight_sync import SendingLearner
@@ -111,9 +111,9 @@ class ColocatedLearner(LearnerInTurn):
         """Wake the weights, send, and only then wake the cache: the learner's copy needs its room."""
         if not self._engines_sleep:
             return await self.learner.send_weights()
-        await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
+        await self._on_engines("wake its weights", lambda engine: engine.wake("weights"))
         sent = await self.learner.send_weights()
-        await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
+        await self._on_engines("wake its cache", lambda engine: engine.wake("kv_cache"))
         self._engines_sleep = False
         return sent
 
@@ -133,20 +133,20 @@ class ColocatedLearner(LearnerInTurn):
             self._engines_sleep = True
 
     async def _wake(self) -> None:
-        await self._on_engines("wake their weights", lambda engine: engine.wake("weights"))
-        await self._on_engines("wake their cache", lambda engine: engine.wake("kv_cache"))
+        await self._on_engines("wake its weights", lambda engine: engine.wake("weights"))
+        await self._on_engines("wake its cache", lambda engine: engine.wake("kv_cache"))
         self._engines_sleep = False
 
     async def _on_engines(self, what: str, call: Callable[[Engine], Awaitable[None]]) -> None:
+        """An engine that dies or is late is lost, and gives its share of the GPU back."""
+
         async def ask(member: Member) -> None:
             try:
-                await call(member.engine)
+                await asyncio.wait_for(call(member.engine), self.deadline_s)
+            except TimeoutError:
+                waited = f"{self.deadline_s:g} s (learner.deadline_s)"
+                self.fleet.lose(member, EngineHungError(f"waited {waited} for it to {what}"))
             except EngineDiedError as error:
                 self.fleet.lose(member, error)
 
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                await asyncio.gather(*map(ask, self.fleet.members))
-        except TimeoutError:
-            waited = f"{self.deadline_s:g} s (learner.deadline_s)"
-            raise TimeoutError(f"waited {waited} for rollout engines to {what}") from None
+        await asyncio.gather(*map(ask, self.fleet.members))

@@ -71,13 +71,13 @@ class Drift:
 
     def _write_down(self, iteration: int, name: str, moved: Mapping[str, float]) -> None:
         path = self.folder.path / "drift" / f"iteration_{iteration:06d}" / f"{name}.jsonl"
-        path.parent.mkdir(exist_ok=True)
         lines = [json.dumps({"problem_id": problem_id, "kl": kl}) for problem_id, kl in moved.items()]
-        replace_file(path, "\n".join(lines) + "\n")
+        with self.folder.losses.counted():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, "\n".join(lines) + "\n")
 
     def _keep(self, name: str, responses: Sequence[Response], logprobs: Sequence[Logprobs]) -> None:
         path = self.folder.path / "drift" / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
         rows = [
             {
                 "problem_id": item.problem_id,
@@ -87,7 +87,9 @@ class Drift:
             }
             for item, known in zip(responses, logprobs, strict=True)
         ]
-        write_json(path, rows)
+        with self.folder.losses.counted():
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, rows)
 
     def _kept(self, name: str) -> tuple[list[Response], list[Logprobs]] | None:
         path = self.folder.path / "drift" / f"{name}.json"

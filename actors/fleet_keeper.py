@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from actors.engine_client import Engine
 from actors.failures import EngineCallError, EngineDiedError, EngineHungError
 from actors.fleet import Fleet, Member
+from actors.placement import SAY_EVERY_S
 from int_ray.config import RolloutConfig
 from int_ray.errors import RunError
 from int_ray.ports import Progress
@@ -43,6 +44,7 @@ class FleetKeeper:
         self._failed_in_a_row = 0
         self._not_before = 0.0  # when the next start may be, on the loop's clock
         self._empty_since: float | None = None
+        self._next_word = 0.0  # when the wait for the first engine after the last is told of again
         fleet.is_kept = True
 
     async def run(self) -> None:
@@ -155,12 +157,17 @@ class FleetKeeper:
         if self.fleet.everyone:
             self._empty_since = None
             return
-        self._empty_since = now if self._empty_since is None else self._empty_since
-        deadline_s, cause = self.config.startup_deadline_s, self.fleet.last_error
+        if self._empty_since is None:
+            self._empty_since, self._next_word = now, now + SAY_EVERY_S
+        waited_s, deadline_s = now - self._empty_since, self.config.startup_deadline_s
         if self._is_budget_spent() and not self._starting:
             reason = self._budget()
-        elif now - self._empty_since > deadline_s:
+        elif waited_s > deadline_s:
             reason = f"waited {deadline_s:g} s (rollout.startup_deadline_s) for another one"
         else:
+            if now >= self._next_word:
+                self.progress.say(f"still waiting for a rollout engine: {waited_s:.0f} s of at most {deadline_s:g} s")
+                self._next_word += SAY_EVERY_S
             return
+        cause = self.fleet.last_error
         self.fleet.give_up(f"the last rollout engine is lost ({cause}); {reason}")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.chat_pool import ChatPool
-from actors.oracle_pool import START_DEADLINE_S, OraclePool
+from actors.oracle_pool import OraclePool
+from actors.oracle_workers import START_DEADLINE_S
 from actors.placement import patience
 from int_ray.config import Config
 from int_ray.errors import RunError

@@ -8,23 +8,18 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
 import ray
-from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError, RayTaskError
 
-from actors.engine_client import cause_of
-from int_ray.errors import RunError
+from actors.oracle_workers import SPARE, OracleWorkers
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles import StepOracle
 from int_ray.ports import Progress
 from int_ray.types import Attempt, OracleReply, Source
 
-START_DEADLINE_S = 180.0  # a process and the import of a client library, on a machine that starts much else
 GRACE_S = 10.0  # for a sign of life of a worker that was late with a reply
-SPARE = 2  # times as much room as is asked for: calls that were given up and never return may hold half of it
 
 
 class OracleWorker:
@@ -49,27 +44,6 @@ class OracleWorker:
         await asyncio.get_running_loop().run_in_executor(self.threads, int)
 
 
-class OracleError(RunError):
-    """The oracle cannot be run at all."""
-
-
-def spawn_workers(worker: type, config: OracleConfig, *arguments: Any) -> list[ActorHandle]:
-    """Processes that start anew when they die; what they were asked is not repeated."""
-    spawn: Any = ray.remote(worker).options(num_cpus=0, max_restarts=-1, max_concurrency=SPARE * config.concurrency)
-    return [spawn.remote(*arguments) for _ in range(config.workers)]
-
-
-async def first_replies(calls: Sequence[ObjectRef]) -> list[Any]:
-    """What new workers return for the first call to each. Raises OracleError if one of them does not start."""
-    try:
-        async with asyncio.timeout(START_DEADLINE_S):
-            return await asyncio.gather(*calls)
-    except RayError as error:
-        raise OracleError(f"an oracle worker did not start: {cause_of(error)}") from error
-    except TimeoutError:
-        raise OracleError(f"waited {START_DEADLINE_S:g} s for {len(calls)} oracle workers to start") from None
-
-
 class OraclePool:
     """Implements the Oracle port; `ready` first. A failed request is a counted reply, never an exception.
 
@@ -78,7 +52,7 @@ class OraclePool:
 
     def __init__(self, kind: str, oracle: StepOracle, config: OracleConfig, progress: Progress) -> None:
         """`kind` of the oracle: the source of what names none itself."""
-        self.workers = spawn_workers(OracleWorker, config, oracle, config.concurrency)
+        self.workers = OracleWorkers(OracleWorker, config, oracle, config.concurrency)
         self.source = Source(kind)
         self.config = config
         self.progress = progress
@@ -86,22 +60,21 @@ class OraclePool:
 
     async def ready(self) -> None:
         """Wait for the workers. Raises OracleError, for instance when a user's oracle cannot be imported there."""
-        await first_replies([worker.__ray_ready__.remote() for worker in self.workers])
+        await self.workers.first_replies(lambda worker: worker.__ray_ready__.remote())
 
     async def intervene(self, attempts: Sequence[Attempt]) -> list[OracleReply]:
         """One reply per attempt, in order; failures are named: timeout, worker_died, or the oracle's own."""
         gate = asyncio.Semaphore(self.config.concurrency)
 
-        async def ask(index: int, attempt: Attempt) -> OracleReply:
-            async with gate:
-                reply = await self._ask(index, attempt)
+        async def ask(attempt: Attempt) -> OracleReply:
+            async with gate, self.workers.one() as worker:
+                reply = await self._ask(worker, attempt)
             self.progress.advance()
             return _with_source(reply, self.source)
 
-        return await asyncio.gather(*(ask(index, attempt) for index, attempt in enumerate(attempts)))
+        return await asyncio.gather(*map(ask, attempts))
 
-    async def _ask(self, index: int, attempt: Attempt) -> OracleReply:
-        worker = self.workers[index % len(self.workers)]
+    async def _ask(self, worker: ActorHandle, attempt: Attempt) -> OracleReply:
         request = worker.propose.remote(attempt)
         try:
             return await asyncio.wait_for(request, self.config.deadline_s)
@@ -129,8 +102,7 @@ class OraclePool:
 
     def close(self) -> None:
         """End the workers."""
-        for worker in self.workers:
-            ray.kill(worker)
+        self.workers.close()
 
 
 def _with_source(reply: OracleReply, source: Source) -> OracleReply:

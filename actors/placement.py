@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import ray
 from ray._private.state import state as cluster_state
+from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -68,6 +69,15 @@ async def draining_nodes() -> Collection[str]:
         return await asyncio.to_thread(cluster_state.get_draining_nodes)
     except (RayError, RuntimeError):
         return ()
+
+
+async def node_of(actor: ActorHandle) -> str | None:
+    """Hex id; None while the actor has no process, or Ray cannot be asked."""
+    try:
+        known = await asyncio.to_thread(cluster_state.actor_table, actor._actor_id.hex())
+    except (RayError, RuntimeError):
+        return None
+    return known.get("Address", {}).get("NodeID")
 
 
 async def watch_nodes(nodes: Callable[[], frozenset[str]], are_leaving: asyncio.Event, progress: Progress) -> None:

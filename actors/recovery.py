@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from actors.checkpoint import CheckpointError, Checkpoints, read_state, verify
+from actors.placement import patience
 from actors.run_folder import RunFolder
 from actors.storage import Storage, open_storage
 from int_ray.background import BACKGROUND
@@ -153,7 +154,8 @@ class Recovery:
             self.folder.journal.write("learner_rebuilt", iteration=state.iteration, origin=origin, reason=str(error))
             self.progress.phase("rebuilding the learner")
             try:
-                await self.learner.restart(self.last)
+                async with patience(self.progress, "the learner to start anew", self.config.learner.startup_deadline_s):
+                    await self.learner.restart(self.last)
             except LearnerError as another:
                 error = another
             else:

@@ -46,20 +46,20 @@ class RunFolder:
         self.loggers = loggers or Loggers()
         for name in ("rollouts", "interventions", "evaluations", "checkpoints"):
             (path / name).mkdir(parents=True, exist_ok=True)
-        self._losses = Losses(path, say)
-        self.journal: Journal = LenientJournal(path / "journal.jsonl", self._losses)
+        self.losses = Losses(path, say)
+        self.journal: Journal = LenientJournal(path / "journal.jsonl", self.losses)
         self.groups = GroupJournal(path / "groups")
         self._metrics = LineFile(path / "metrics.jsonl")
 
     def metrics(self, iteration: int, values: Mapping[str, float]) -> None:
         """One row of numbers for one iteration; an iteration repeated after a resume is the later row."""
-        with self._losses.counted():
+        with self.losses.counted():
             self._metrics.append({"iteration": iteration, **values})
         self.loggers.log(iteration, values)
 
     def rollouts(self, iteration: int, groups: Sequence[RolloutGroup]) -> None:
         """All groups of one iteration."""
-        with self._losses.counted():
+        with self.losses.counted():
             _write_lines(self._rollout_file(iteration), map(group_record, groups))
 
     def read_rollouts(self, iteration: int, problems: Iterable[Problem]) -> list[RolloutGroup]:
@@ -77,7 +77,7 @@ class RunFolder:
 
     def interventions(self, iteration: int, result: RoundResult) -> None:
         """What became of every proposal of one round."""
-        with self._losses.counted():
+        with self.losses.counted():
             _write_lines(self._intervention_file(iteration), round_records(result))
 
     def round(self, iteration: int, result: RoundResult | DistillationResult) -> None:
@@ -86,7 +86,7 @@ class RunFolder:
             self.interventions(iteration, result)
             return
         folder = self.path / "solutions"
-        with self._losses.counted():
+        with self.losses.counted():
             folder.mkdir(exist_ok=True)
             _write_lines(folder / f"iteration_{iteration:06d}.jsonl", [item.record() for item in result.solutions])
 
@@ -101,7 +101,7 @@ class RunFolder:
     def evaluation(self, iteration: int, name: str, groups: Sequence[RolloutGroup], score: SetScore) -> None:
         """Rollouts and scores of one problem set."""
         folder = self.path / "evaluations" / f"iteration_{iteration:06d}"
-        with self._losses.counted():
+        with self.losses.counted():
             folder.mkdir(exist_ok=True)
             _write_lines(folder / f"{name}.jsonl", map(group_record, groups))
             write_json(folder / f"{name}.score.json", score.as_dict())
@@ -147,12 +147,12 @@ def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     replace_file(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a text file in one step, so that a reader never sees half of it, nor does a crash leave it."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file in one step, so that a reader never sees half of it, nor does a crash leave it. Text is UTF-8."""
     partial = path.with_suffix(".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError:  # half of a file would keep what is left of a full disk

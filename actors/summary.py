@@ -35,7 +35,7 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
     """Evaluation before and after, the last iteration, the rounds, the bill, and where this process's time went."""
     run = read_run(folder.path)
     spans = read_spans(folder.path / "trace.json")
-    rounds = run.rounds.values()
+    rounds, last = run.rounds.values(), run.rows[-1] if run.rows else None  # a full disk may have refused every row
     counts = {f"interventions_{name}": sum(getattr(event, name) for event in rounds) for name in ROUND_COUNTS}
     return {
         "run": {
@@ -44,8 +44,8 @@ def summarise(folder: RunFolder, state: RunState, seconds: float, phases: Mappin
             "intervention_rounds": run.num_answered,
             "interventions_from": run.origin,
             **counts,
-            "last_reward": run.rows[-1].reward,
-            "last_unsolved": run.rows[-1].unsolved,
+            "last_reward": last and last.reward,
+            "last_unsolved": last and last.unsolved,
             "lost_checkpoints": run.lost_checkpoints,
             "wall_time_s": round(seconds),
         },

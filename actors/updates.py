@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from actors.run_folder import RunFolder
+from actors.run_folder import RunFolder, replace_file
 from int_ray.errors import RunError
 from int_ray.ports import Learner
 from int_ray.types import RunState, TrainingSample, Update, UpdateBatches
@@ -59,14 +59,15 @@ class Updates:
     def _keep(self, state: RunState, phase: str, index: int, batch: Sequence[TrainingSample]) -> None:
         """Write a batch without an update into `skipped/`, all samples one after the other, and into the journal."""
         name = f"iteration_{state.iteration:06d}-{phase}-{index}.safetensors"
-        (self.folder.path / "skipped").mkdir(exist_ok=True)
-        _write_batch(self.folder.path / "skipped" / name, batch)
+        with self.folder.losses.counted():
+            (self.folder.path / "skipped").mkdir(exist_ok=True)
+            _write_batch(self.folder.path / "skipped" / name, batch)
         self.folder.journal.write("skipped_update", iteration=state.iteration, phase=phase, batch=name)
 
 
 def _write_batch(path: Path, batch: Sequence[TrainingSample]) -> None:
     """Sample i is `offsets[i]:offsets[i + 1]` of the arrays of N tokens."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     lengths = [len(sample.token_ids) for sample in batch]
     unknown = (np.full(length, np.nan, np.float32) for length in lengths)
@@ -81,4 +82,4 @@ def _write_batch(path: Path, batch: Sequence[TrainingSample]) -> None:
         "offsets": np.cumsum([0, *lengths]),  # [samples + 1]
         "advantages": np.array([sample.advantage for sample in batch]),  # [samples]
     }
-    save_file(arrays, path)
+    replace_file(path, save(arrays))

@@ -9,6 +9,20 @@ import numpy as np
 from int_ray.types import Attempt, Completion, Outcome, Problem, Rollout, RolloutGroup, Step
 
 
+def weights_bytes(text: str) -> bytes:
+    """A safetensors file in which a text stands for weights."""
+    from safetensors.numpy import save
+
+    return save({"text": np.frombuffer(text.encode(), np.uint8)})
+
+
+def weights_text(path: Path) -> str:
+    """What `weights_bytes` was given."""
+    from safetensors.numpy import load_file
+
+    return load_file(path)["text"].tobytes().decode()
+
+
 def tiny_checkpoint(folder: Path, *, tied: bool = True, seed: int = 0, max_length: int = 512) -> Path:
     """A random Qwen3 of about 0.1M parameters with the chains tokenizer, in Hugging Face format."""
     import torch

@@ -6,6 +6,8 @@ import asyncio
 import os
 import time
 
+import ray
+
 from int_ray.types import Attempt, OracleReply, Proposal
 
 
@@ -28,6 +30,14 @@ class AsyncEcho:
     async def propose(self, attempt: Attempt) -> OracleReply:
         await asyncio.sleep(0.5 if attempt.problem.id == "p0" else 0.0)
         return OracleReply((Proposal(1, attempt.problem.id),))
+
+
+class Placed:
+    """Proposes the id of the node that it runs on; takes as many seconds as the problem's number."""
+
+    async def propose(self, attempt: Attempt) -> OracleReply:
+        await asyncio.sleep(int(attempt.problem.id.removeprefix("p")))
+        return OracleReply((Proposal(1, ray.get_runtime_context().get_node_id()),))
 
 
 class Scripted:

@@ -26,7 +26,7 @@ from int_ray.types import (
     Update,
     UpdateBatches,
 )
-from tests.factories import completion
+from tests.factories import completion, weights_bytes
 
 
 @dataclass
@@ -112,7 +112,7 @@ class FakeLearner:
         return [np.append(0.0, np.full(len(ids) - 1, -1.0 - len(self.phases))) for ids in sequences]
 
     async def save(self, folder: Path) -> None:
-        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "model.safetensors").write_bytes(weights_bytes("weights"))
 
     async def saved(self, folder: Path) -> None:
         await asyncio.sleep(0)

@@ -102,6 +102,10 @@ class TrainingRun:
         """What the present or last process said."""
         return self._output_file().read_text()
 
+    def said(self) -> str:
+        """By all processes so far, in one piece."""
+        return "".join(path.read_text() for path in sorted(self.story.folder.glob("output_*.txt")))
+
     def wait_for(self, what: str, condition: Callable[[], object]) -> None:
         """Wait for a condition while the run goes on."""
 

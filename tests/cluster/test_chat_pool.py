@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from actors.chat_pool import ChatPool
-from actors.oracle_pool import OracleError
+from actors.oracle_workers import OracleError
 from int_ray.oracle_config import GeminiConfig, OpenAIConfig, OracleConfig
 from int_ray.oracles.chat import Answer, ChatRequest, Fault, Message
 from tests.wire_servers import GeminiServer, OpenAIServer, WireServer
@@ -78,7 +78,7 @@ def test_faults_cross_the_border():
 
 
 async def pid_of(pool: ChatPool) -> int:
-    worker: Any = pool.workers[0]
+    worker: Any = pool.workers.all[0].actor
     return await worker.__ray_call__.remote(lambda _: os.getpid())
 
 
@@ -87,7 +87,7 @@ def test_a_worker_that_dies_is_a_fault_and_starts_anew():
 
         async def kill_while_asked(pool: ChatPool) -> tuple[Answer | Fault, Answer | Fault]:
             (pid,) = await asyncio.gather(
-                *(worker.__ray_call__.remote(lambda _: os.getpid()) for worker in pool.workers)
+                *(worker.actor.__ray_call__.remote(lambda _: os.getpid()) for worker in pool.workers.all)
             )
             server.faults.append(server.hang(30))
             asked = asyncio.create_task(pool.ask(QUESTION))

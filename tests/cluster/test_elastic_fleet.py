@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
+from ray.util import placement_group_table
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors import engine_spawning
@@ -32,6 +31,7 @@ from tests.factories import problem
 from tests.fake_engine import SpawnedEngine
 from tests.fakes import FakeProgress
 from tests.faults import figure
+from tests.nodes import drain, head_node
 
 DEADLINE_S = 120.0  # of what a test waits for; it only matters on failure
 WITHIN_S = 60.0  # a node that is added is used
@@ -48,15 +48,12 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head with room for one engine: what Ray believes to be GPUs are just numbers here."""
+    """A head with room for one engine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_process_group_cleanup_enabled", "true")
         patch.setattr(engine_spawning, "RolloutEngine", SpawnedEngine)
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
-        ray.init(address=nodes.address, log_to_driver=False)
-        yield nodes
-        ray.shutdown()
-        nodes.shutdown()
+        with head_node(num_gpus=1) as nodes:
+            yield nodes
 
 
 def encode(problem: Problem) -> TokenIds:
@@ -168,6 +165,20 @@ def test_a_node_that_is_lost_takes_its_engine_along_and_no_group(cluster: Cluste
     run(story())
 
 
+def test_nothing_is_asked_of_the_autoscaler_any_more_when_the_run_has_ended(cluster: Cluster):
+    def demand() -> list[str]:
+        """States of what was reserved, be there room for it or not; a node is added for what is pending."""
+        return [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+
+    async def story() -> None:
+        before = demand()
+        async with world() as here:
+            await here.until("a second engine to be asked for", lambda: sorted(demand()) == ["CREATED", "PENDING"])
+        assert before == demand() == []
+
+    run(story())
+
+
 def test_every_iteration_is_to_be_saved_while_a_node_of_the_learner_is_leaving(cluster: Cluster):
     class Rank:
         def ready(self) -> bool:
@@ -192,12 +203,3 @@ def test_every_iteration_is_to_be_saved_while_a_node_of_the_learner_is_leaving(c
                 await asyncio.sleep(0.1)
 
     run(story())
-
-
-def drain(cluster: Cluster, node_id: str) -> None:
-    """As the autoscaler does before it takes a spot machine away."""
-    pb2: Any = autoscaler_pb2
-    reason = pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
-    deadline = (time.time_ns() // 10**6) + 600_000
-    accepted, why_not = GcsClient(address=cluster.address).drain_node(node_id, reason, "spot", deadline)
-    assert accepted, why_not

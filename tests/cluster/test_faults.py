@@ -6,12 +6,19 @@ fault is a signal to a pid, at a moment that is held still for it.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import psutil
 import pytest
 
+from actors.checkpoint import Checkpoints
 from tests.faults import (
     TrainingRun,
     assert_same_training,
@@ -22,8 +29,12 @@ from tests.faults import (
     stop,
     wait_until,
 )
+from tests.small_disk import fill, mounted
 
 pytestmark = pytest.mark.timeout(1500)
+
+
+UNPICKLED = "unpickled.txt"  # a file that a hostile checkpoint would leave
 
 
 class Hold:
@@ -105,6 +116,55 @@ def rank_faults(run: TrainingRun) -> None:
     wait_until("the stopped rank's end", lambda: not is_alive(hold.pid))
 
 
+def fill_the_disk(run: TrainingRun) -> None:
+    """Until a checkpoint could not be written; then the run is killed, so that all records are written again."""
+    hold = Hold(run, "reinforcing")
+    ballast = fill(run.folder)
+    hold.let_go()
+    run.wait_for("a checkpoint without room", lambda: "could not be written" in run.output)
+    run.kill()
+    run.assert_gone()
+    ballast.unlink()
+
+
+def flip_a_bit(checkpoint: Path) -> None:
+    weights = checkpoint / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+
+
+def truncate(checkpoint: Path) -> None:
+    (optimizer, *_) = sorted(checkpoint.glob("learner/optimizer*.safetensors"))
+    os.truncate(optimizer, optimizer.stat().st_size // 2)
+
+
+def put_a_pickle(checkpoint: Path) -> None:
+    """In the place of weights, with a manifest that fits; unpickled, it would leave a file."""
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (checkpoint.parent / UNPICKLED).write_text, ("run",)
+
+    content, manifest = pickle.dumps(Hostile()), json.loads((checkpoint / "manifest.json").read_text())
+    (checkpoint / "model.safetensors").write_bytes(content)
+    manifest["model.safetensors"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+
+
+def two_checkpoints(run: TrainingRun) -> None:
+    run.wait_for("two checkpoints", lambda: len(list(run.folder.glob("checkpoints/iteration_??????"))) == 2)
+
+
+def damage_the_newest(run: TrainingRun, harm: Callable[[Path], None]) -> None:
+    """The run has ended; the checkpoint before is a good one."""
+    folder = run.folder / "checkpoints"
+    *_, before, newest = Checkpoints(folder, 2).complete_folders()
+    harm(newest)
+    found, _, (mistake,) = Checkpoints(folder, 2).latest()
+    assert found == before and str(newest) in str(mistake)
+
+
 def kill_all_engines(run: TrainingRun) -> None:
     hold = Hold(run, "sampling")
     for pid in run.pids("engine"):
@@ -117,35 +177,51 @@ def kill_all_engines(run: TrainingRun) -> None:
 
 
 @pytest.fixture(scope="module")
-def battered(undisturbed: TrainingRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingRun]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str | None]]:
+    """For a run on a small disk; and why it is none."""
+    folder = tmp_path_factory.mktemp("battered")
+    with mounted(folder / "run", 128) as why_not:
+        yield folder, why_not
+
+
+@pytest.fixture(scope="module")
+def battered(undisturbed: TrainingRun, place: tuple[Path, str | None]) -> Iterator[TrainingRun]:
     """All of it, one after the other, until the run has come to its end nevertheless."""
+    folder, no_small_disk = place
     run = TrainingRun(
-        tmp_path_factory.mktemp("battered"),
+        folder,
         undisturbed.iterations,
         "rollout.probe_s=10",
         "learner.collective_timeout_s=30",
         "learner.restarts=20",
         decode_s=0.5,  # so that it is not over before everything has happened
     )
-    try:
+    with closing(run):
         run.start()
         engine_faults(run)
+        two_checkpoints(run)
         kill_the_gcs(run)
+        damage_the_newest(run, flip_a_bit)
         run.start()
         kill_a_receiver(run)
         rank_faults(run)
-        run.kill()
-        run.assert_gone()
+        two_checkpoints(run)
+        if no_small_disk is None:
+            fill_the_disk(run)
+        else:
+            run.kill()
+            run.assert_gone()
+        damage_the_newest(run, truncate)
         run.start("rollout.restarts=1")
+        two_checkpoints(run)
         kill_all_engines(run)
+        damage_the_newest(run, put_a_pickle)
         started = time.time()
         run.start()
         run.wait_for("the first update", lambda: run.story.events("reinforcing")[-1]["time"] > started)
         figure("a new process goes on after kill -9 of the driver, the GCS or all engines", time.time() - started)
         run.end()
         yield run
-    finally:
-        run.close()
 
 
 def test_every_problem_is_trained_once_and_the_weights_are_those_of_an_undisturbed_run(
@@ -162,8 +238,20 @@ def test_every_engine_sampled_with_the_whole_weights_of_its_version(battered: Tr
 def test_what_happened_is_written_down(battered: TrainingRun):
     names = [event["event"] for event in battered.journal()]
     assert names.count("started") == 4 and names.count("learner_rebuilt") >= 2 and names[-1] == "finished"
-    said = "".join(path.read_text() for path in sorted(battered.story.folder.glob("output_*.txt")))
-    assert said.count("is lost (") >= 6  # engines and learners
+    assert battered.said().count("is lost (") >= 6  # engines and learners
+
+
+def test_damaged_and_hostile_checkpoints_were_passed_over_and_never_unpickled(battered: TrainingRun):
+    said = battered.said()
+    assert said.count("differs from the manifest") == 2 and said.count("is no safetensors file") == 1
+    assert not (battered.folder / "checkpoints" / UNPICKLED).exists()
+
+
+def test_a_full_disk_cost_a_checkpoint_and_not_the_run(battered: TrainingRun, place: tuple[Path, str | None]):
+    if place[1] is not None:
+        pytest.skip(place[1])
+    said = battered.said()
+    assert "could not be written" in said and "No space left on device" in said
 
 
 def test_nothing_is_left(battered: TrainingRun):

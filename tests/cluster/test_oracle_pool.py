@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from actors.oracle_pool import OracleError, OraclePool
+from actors.oracle_pool import OraclePool
+from actors.oracle_workers import OracleError
 from int_ray.oracle_config import OracleConfig
 from int_ray.oracles import StepOracle
 from int_ray.types import OracleReply, Proposal, Source
@@ -62,7 +63,7 @@ def test_a_worker_that_dies_is_a_named_failure():
 
 
 async def pid_of(pool: OraclePool) -> int:
-    worker: Any = pool.workers[0]
+    worker: Any = pool.workers.all[0].actor
     return await worker.__ray_call__.remote(lambda _: os.getpid())
 
 

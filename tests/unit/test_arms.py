@@ -17,6 +17,7 @@ from launch.commands import Given
 from launch.comparison import Comparison, is_finished
 from launch.train import find_start
 from tests.experiments import write_arm_run
+from tests.factories import weights_bytes, weights_text
 from tests.unit.test_cli import cli
 
 COMPARE = "configs/compare.yaml"
@@ -92,7 +93,7 @@ def test_what_is_stored_elsewhere_is_fetched_and_must_be_of_the_same_recipe(tmp_
         folder = run.config.run.folder
         checkpoints, state = Checkpoints(folder / "checkpoints", 2), RunState(iteration=10)
         partial = checkpoints.begin(state)
-        (partial / "model.safetensors").write_text(run.arm)
+        (partial / "model.safetensors").write_bytes(weights_bytes(run.arm))
         (folder / "config.yaml").write_text(dump_config(run.config))
         (folder / "journal.jsonl").write_text('{"event": "started"}\n')
         assert run.config.run.storage is not None
@@ -108,7 +109,7 @@ def test_what_is_stored_elsewhere_is_fetched_and_must_be_of_the_same_recipe(tmp_
     for run in comparison.runs[:2]:
         start = find_start(run.config, "auto")
         assert start.state.iteration == 10 and start.checkpoint is not None
-        assert (start.checkpoint / "model.safetensors").read_text() == run.arm
+        assert weights_text(start.checkpoint / "model.safetensors") == run.arm
     assert len(comparison.fetched) == 2 and not comparison.runs[2].config.run.folder.exists()
     with pytest.raises(ConfigError, match=r"patch\.batch_size: 16, but the run to resume has 32"):
         fetched("other", "patch.batch_size=16")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from int_ray.config_file import ConfigError, load_config
 from int_ray.journal import Journal
 from int_ray.types import RunState
 from launch.train import find_start
+from tests.factories import weights_bytes
 
 
 def save(folder: Path, *iterations: int, keep: int = 2) -> Checkpoints:
@@ -22,7 +24,7 @@ def save(folder: Path, *iterations: int, keep: int = 2) -> Checkpoints:
     for iteration in iterations:
         state = RunState(iteration=iteration, trigger={"stalled": 1})
         partial = checkpoints.begin(state)
-        (partial / "model.safetensors").write_bytes(b"weights")
+        (partial / "model.safetensors").write_bytes(weights_bytes("weights"))
         checkpoints.complete(partial, state)
     return checkpoints
 
@@ -183,6 +185,21 @@ def test_a_hostile_file_is_refused_even_with_a_consistent_manifest(
         listed(folder, name)
     with pytest.raises(CheckpointError, match=reason):
         verify(folder)
+
+
+def test_a_pickle_in_the_place_of_weights_is_refused_and_passed_over(tmp_path: Path):
+    checkpoints, touched = save(tmp_path, 1, 2), tmp_path / "touched"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, ...]:
+            return touched.write_text, ("run",)
+
+    hostile = pickle.dumps(Hostile())
+    (tmp_path / "iteration_000002" / "model.safetensors").write_bytes(hostile)
+    listed(tmp_path / "iteration_000002", "model.safetensors", hostile)
+    good, _, (mistake,) = checkpoints.latest()
+    assert good == tmp_path / "iteration_000001" and "is no safetensors file" in str(mistake)
+    assert not touched.exists()
 
 
 @pytest.mark.parametrize("name", ["../outside.json", "learner/../../outside.json", "{tmp_path}/outside.json"])

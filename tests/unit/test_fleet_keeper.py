@@ -190,6 +190,8 @@ def test_the_wait_for_a_replacement_has_an_end_that_names_setting_and_cause():
         with pytest.raises(FleetLostError, match=r"lost \(its node is gone\); waited 300 s \(rollout\.startup_deadl"):
             await use(world.fleet)
         assert virtual_time.now() == pytest.approx(301, abs=2)
+        told = [line for line in world.progress.story if line.startswith("still waiting for a rollout engine")]
+        assert len(told) in (9, 10) and "30 s of at most 300 s" in told[0]
 
     World(1).run(story)
 

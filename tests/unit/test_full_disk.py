@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,19 +19,17 @@ from int_ray.journal import Journal, read_json_lines
 from int_ray.types import RunState
 from launch.train import Start, train
 from tests.fakes import FakeLearner, FakePolicy, FakeProgress
+from tests.small_disk import fill, mounted
 from tests.unit.test_resume import World
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """One with room for 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no small disk: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)  # a run that has failed may not have closed its files
+    with mounted(tmp_path / "disk", 1) as why_not:
+        if why_not:
+            pytest.skip(why_not)
+        yield tmp_path / "disk"
 
 
 class GrowingLearner(FakeLearner):
@@ -80,19 +77,6 @@ def test_a_checkpoint_that_fills_the_disk_is_given_up_and_the_next_that_fits_is_
     assert "No space left on device" in events[1]["reason"]
     assert any("iteration_000001 stays the newest" in line for line in progress.story)
     folder.close()
-
-
-def fill(disk: Path) -> Path:
-    """A file that leaves no room for a byte."""
-    ballast = disk / "ballast"
-    with ballast.open("ab", buffering=0) as file:
-        for size in (1 << 16, 1):
-            try:
-                while file.write(bytes(size)):
-                    pass
-            except OSError:
-                continue
-    return ballast
 
 
 def test_a_disk_with_room_for_nothing_ends_no_run_and_what_is_lost_is_counted(small_disk: Path, tmp_path: Path):

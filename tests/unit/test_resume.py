@@ -38,7 +38,7 @@ from int_ray.report.run_files import read_run
 from int_ray.segmentation import Segmenter
 from int_ray.trigger import build_trigger
 from int_ray.types import Attempt, Logprobs, OracleReply, Problem, ProblemSets, Proposal, RunState, TokenIds, Update
-from tests.factories import problem
+from tests.factories import problem, weights_bytes, weights_text
 from tests.fakes import FakeGrader, FakeProgress
 
 PROBLEMS = [problem(index) for index in range(8)]
@@ -105,14 +105,14 @@ class Learner:
 
     async def save(self, folder: Path) -> None:
         await self.calls.make("save")
-        (folder / "model.safetensors").write_text(self.weights)
+        (folder / "model.safetensors").write_bytes(weights_bytes(self.weights))
 
     async def saved(self, folder: Path) -> None:
         await self.calls.make("saved")
 
     async def restart(self, folder: Path | None) -> None:
         await self.calls.make("restart")
-        self.weights = "base" if folder is None else (folder / "model.safetensors").read_text()
+        self.weights = "base" if folder is None else weights_text(folder / "model.safetensors")
 
 
 @dataclass
@@ -206,7 +206,7 @@ class World:
         self.folder = RunFolder(folder, say=self.progress.say)
         found, self.state, _ = Checkpoints(folder / "checkpoints", 1).latest()
         self.checkpoint = found
-        weights = "base" if found is None else (found / "model.safetensors").read_text()
+        weights = "base" if found is None else weights_text(found / "model.safetensors")
         self.learner, self.engine = Learner(self.calls, weights), Engine(self.calls)
         fleet = Fleet([self.engine], 64, self.progress)  # pyright: ignore (an engine that is never lost)
         self.oracle = PaidOracle(self.calls, folder / "paid.txt")

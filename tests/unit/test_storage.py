@@ -15,14 +15,15 @@ from actors.storage import Storage, open_storage
 from int_ray.config_file import ConfigError, load_config
 from int_ray.types import RunState
 from launch.train import fetch_run
+from tests.factories import weights_bytes
 
 
 def saved(run: Path, iteration: int, keep: int = 2) -> Path:
     checkpoints, state = Checkpoints(run / "checkpoints", keep), RunState(iteration=iteration)
     partial = checkpoints.begin(state)
     (partial / "learner").mkdir()
-    for name in ("model.safetensors", "learner/state.json"):
-        (partial / name).write_text(f"{name} of {iteration}")
+    (partial / "model.safetensors").write_bytes(weights_bytes(f"weights of {iteration}"))
+    (partial / "learner" / "state.json").write_text(f"state of {iteration}")
     (run / "journal.jsonl").write_text("{}\n")
     (run / "rollouts").mkdir(exist_ok=True)
     (run / "rollouts" / f"{iteration}.jsonl").write_text("{}\n")
@@ -57,9 +58,9 @@ def test_what_has_not_arrived_whole_or_was_altered_is_passed_over(tmp_path: Path
         storage.send(run, saved(run, iteration, keep=3))
     files, root = storage.files, storage.root / "checkpoints"
     files.rm_file(str(root / "iteration_000003" / "manifest.json"))  # the connection broke before it came
-    files.pipe_file(str(root / "iteration_000002" / "model.safetensors"), b"model.safetensors of 9")
+    files.pipe_file(str(root / "iteration_000002" / "model.safetensors"), weights_bytes("weights of 9"))
     assert storage.fetch(tmp_path / "other") == "iteration_000001"
-    files.pipe_file(str(root / "iteration_000001" / "model.safetensors"), b"model.safetensors of 9")
+    files.pipe_file(str(root / "iteration_000001" / "model.safetensors"), weights_bytes("weights of 9"))
     with pytest.raises(CheckpointError, match=r"iteration_000002.*iteration_000001"):
         storage.fetch(tmp_path / "third")
 
