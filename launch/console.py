@@ -119,7 +119,9 @@ def _story(summary: Mapping[str, Any]) -> dict[str, str]:
         "interventions": f"{run['interventions_kept']} kept of {run['interventions_tested']} tested, from "
         f"{run['interventions_from']}",
         **({"spent on the oracle": spent} if spent else {}),
-        "last iteration": f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
+        "last iteration": "no record of it was written"
+        if run["last_reward"] is None
+        else f"reward {run['last_reward']:.3f}, unsolved {run['last_unsolved']:.0%}",
         "time": f"{run['wall_time_s'] / 60:.1f} min: "
         + ", ".join(f"{phase} {share:.0%}" for phase, share in phases.items()),
         "neither sampling nor updating": _lost(summary["idle"], digits=0),

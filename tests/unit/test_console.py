@@ -70,6 +70,12 @@ def test_the_summary_shows_the_figures_that_both_evaluations_have(tmp_path: Path
     assert "pass@1" in out.getvalue() and "unsolved" in out.getvalue() and "pass@2" not in out.getvalue()
 
 
+def test_the_summary_of_a_run_whose_disk_took_no_row_says_so(tmp_path: Path):
+    out = io.StringIO()
+    show_summary(summarise(RunFolder(tmp_path), RunState(1), 10.0, {}), Console(file=out, width=100))
+    assert "no record of it was written" in out.getvalue()
+
+
 def test_the_summary_and_the_report_count_the_same_rounds(tmp_path: Path):
     folder = RunFolder(tmp_path)
     folder.metrics(4, {"rollout/reward": 0.0, "rollout/unsolved": 1.0, "rollout/zero_advantage": 1.0})

@@ -8,16 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from actors.drift import Drift
 from actors.recovery import Recovery
 from actors.run_folder import RunFolder
+from actors.updates import Updates
 from int_ray.compute.shards import write_shard
 from int_ray.config_file import load_config
 from int_ray.journal import Journal, read_json_lines
-from int_ray.types import RunState
+from int_ray.types import RunState, TrainingSample, Update, UpdateBatches
 from launch.train import Start, train
+from tests.factories import group
 from tests.fakes import FakeLearner, FakePolicy, FakeProgress
 from tests.small_disk import fill, mounted
 from tests.unit.test_resume import World
@@ -147,3 +151,26 @@ def test_a_resumed_run_without_room_leaves_the_config_as_it_was(small_disk: Path
     with pytest.raises(OSError, match="No space left"):
         asyncio.run(train(config, inputs, start, FakeProgress(), assemble))  # pyright: ignore
     assert (config.run.folder / "config.yaml").read_text() == before
+
+
+def test_without_room_neither_a_skipped_update_nor_drift_ends_a_run(small_disk: Path):
+    class NothingFinite(FakeLearner):
+        async def patch(self, batches: UpdateBatches) -> Update:
+            return Update(0, not_finite=(0,))
+
+    folder = RunFolder(small_disk / "run")
+    learner = NothingFinite(FakePolicy(), [])
+    batches = [[TrainingSample(np.array([1, 2], np.int32), np.array([0, 1], np.uint8))]]
+
+    async def patch_and_measure() -> RunState:
+        state, _ = await Updates(learner, folder, most_skipped=3).patch(RunState(), batches)
+        await Drift(learner, folder).measure(state, "hard", [group("cw")])
+        return state
+
+    ballast = fill(small_disk)
+    assert asyncio.run(patch_and_measure()).skipped_in_row == 1
+    ballast.unlink()
+    folder.journal.write("after")
+    events = read_json_lines(folder.path / "journal.jsonl")
+    assert [event["event"] for event in events][-2:] == ["records_lost", "after"]
+    assert not list(folder.path.rglob("*.partial"))
