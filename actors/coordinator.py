@@ -107,7 +107,7 @@ class Coordinator:
                 self.updates.since_boundary = False
                 await self.look_back(state)
             await self.evaluate(state)
-            await self.recovery.settle()
+            await self.recovery.finish(state)
         return state
 
     async def look_back(self, state: RunState) -> None:

@@ -79,6 +79,12 @@ class Recovery:
             await self._ended(self._upload)
             self._upload = None
 
+    async def finish(self, state: RunState) -> None:
+        """Settle; where the last checkpoint could not be written, try once more. Raises LearnerError if ranks died."""
+        await self.settle()
+        await self.save(state)
+        await self.settle()
+
     async def _settle_on_disk(self) -> None:
         if self._saving is not None:
             await self._ended(self._saving)

@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.exact_answers import ExactAnswers
 from tests.stand_ins import DECODE_S, ENGINES, FOLDER, Story
+from tests.wire_servers import OpenAIServer
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from tests.stand_ins import main; main()"]
+HARD = ROOT / "int_ray" / "chains" / "data" / "hard_train.jsonl"
+KEY_ENV, KEY = "INT_RAY_TEST_KEY", "for-the-oracle"
 # Small, and of staleness 0: a run ends with the same weights whatever happens to its processes.
 SETTINGS = [
     "rollout.batch_size=8",
@@ -27,6 +32,9 @@ SETTINGS = [
     "rollout.num_engines=2",
     "rollout.max_num_seqs=8",
     "reinforce.mini_batch_size=4",
+    "oracle.kind=openai",
+    "oracle.openai.model=teacher",
+    f"oracle.openai.api_key_env={KEY_ENV}",
     "trigger.patience=1",
     "trigger.cooldown=0",
     "trigger.max_rounds=2",
@@ -69,7 +77,7 @@ def is_alive(pid: int, told: float = math.inf) -> bool:
 
 
 class TrainingRun:
-    """`int-ray train` with stand-in engines in one folder; `start` again after it has ended resumes it."""
+    """`int-ray train` with stand-in engines and a paid oracle; `start` again after it has ended resumes it."""
 
     def __init__(self, folder: Path, iterations: int, *settings: str, decode_s: float = 0.1) -> None:
         self.folder = folder / "run"
@@ -77,7 +85,11 @@ class TrainingRun:
         self.story = Story(folder)
         kind = [] if os.environ.get(ENGINES) == "vllm" else STAND_INS_ONLY
         self.settings = [*SETTINGS, *kind, f"run.folder={self.folder}", f"run.iterations={iterations}", *settings]
-        self.environment = {**os.environ, FOLDER: str(folder), DECODE_S: str(decode_s), GCS_PATIENCE: "10"}
+        self._open = ExitStack()
+        self.oracle = self._open.enter_context(OpenAIServer(ExactAnswers(HARD), key=KEY, models=("teacher",)))
+        self.settings.append(f"oracle.openai.base_url={self.oracle.url}")
+        told = {FOLDER: str(folder), DECODE_S: str(decode_s), GCS_PATIENCE: "10", KEY_ENV: KEY}
+        self.environment = {**os.environ, **told}
         self.environment.pop("RAY_ADDRESS", None)
         self.family: dict[int, psutil.Process] = {}  # every process of the run that was ever seen
         self.process: subprocess.Popen[bytes] | None = None
@@ -166,6 +178,7 @@ class TrainingRun:
         for process in self.family.values():
             if process.is_running():
                 process.kill()
+        self._open.close()
 
     # What the run has to show.
 
@@ -174,10 +187,13 @@ class TrainingRun:
         return [one for one in read_lines(self.folder / "journal.jsonl") if event in (None, one["event"])]
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One row per iteration, the last where there are several; without what a clock or another engine changes."""
+        """One row per iteration, the last where there are several; without what a clock or another engine changes.
+
+        And without the bill, which a kill in the middle of a request raises.
+        """
         rows = {row["iteration"]: row for row in self.rows()}
         return [
-            {name: value for name, value in row.items() if not name.startswith(("time/", "sync/"))}
+            {name: value for name, value in row.items() if not name.startswith(("time/", "sync/", "oracle/"))}
             for _, row in sorted(rows.items())
         ]
 

@@ -10,25 +10,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.engine_client import EngineGroup
-from int_ray.types import Completion
-from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, TEMPERATURE, Pair, run, sampling
+from actors.engine_client import EngineGroup, Sampling
+from int_ray.types import Completion, TokenIds
+from tests.e2e.conftest import LONG_PROMPT, NO_PREFIX, PROMPT, TEMPERATURE, Pair, run, sampling
 
 ERROR = 1e-3  # fp32
 NUM_SAMPLES = 400  # more than the engine decodes at once: some begin after the change
 BEATS = 6  # signs of life before the first change, a decoding step each at least: some samples have ended by then
-MAX_TOKENS = 80
+MANY = LONG_PROMPT, NO_PREFIX, sampling(NUM_SAMPLES, 3, 80)
+LONG = PROMPT, NO_PREFIX, sampling(100, 3, 370)  # all at once, and for much longer than two changes take
 
 
-def sample(pair: Pair) -> EngineGroup:
-    return pair.call("sample_group", LONG_PROMPT, NO_PREFIX, sampling(NUM_SAMPLES, 3, MAX_TOKENS))
-
-
-async def sample_across(pair: Pair, *versions: int) -> EngineGroup:
-    """The same samples, while weights are published one or more times."""
-    sampling_all = asyncio.create_task(
-        pair.engine.sample_group(LONG_PROMPT, NO_PREFIX, sampling(NUM_SAMPLES, 3, MAX_TOKENS))
-    )
+async def sample_across(pair: Pair, *versions: int, what: tuple[TokenIds, TokenIds, Sampling] = MANY) -> EngineGroup:
+    """Samples, while weights are published one or more times."""
+    sampling_all = asyncio.create_task(pair.engine.sample_group(*what))
     for _ in range(BEATS):
         await pair.engine.probe()
     for version in versions:
@@ -39,7 +34,7 @@ async def sample_across(pair: Pair, *versions: int) -> EngineGroup:
 
 def test_a_change_to_equal_weights_changes_no_token(tied: Pair):
     run(tied.sync.publish(20))
-    undisturbed = sample(tied)
+    undisturbed = tied.call("sample_group", *MANY)
     disturbed = run(sample_across(tied, 21))
     assert disturbed.policy_version == 20 and any(one.switches for one in disturbed.completions())
     np.testing.assert_array_equal(disturbed.token_ids, undisturbed.token_ids)
@@ -90,7 +85,7 @@ def test_each_token_has_the_logprob_of_the_version_that_it_is_stamped_with(acros
 
 def test_two_changes_are_two_switches(tied: Pair):
     run(tied.sync.publish(24))
-    group = run(sample_across(tied, 25, 26))
+    group = run(sample_across(tied, 25, 26, what=LONG))
     assert group.policy_version == 24 and len(group.switches) == 2
     both = [one.switches for one in group.completions() if len(one.switches) == 2]
     assert both and all(first <= second for first, second in both)

@@ -528,6 +528,36 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path):
     assert not list((tmp_path / "run" / "checkpoints").glob("*.partial*"))
 
 
+def test_the_last_checkpoint_is_tried_twice(tmp_path: Path):
+    world = World(tmp_path, checkpoint_every=5)
+    failing(world.learner, 1, OSError(28, "No space left on device"))
+    world.run()
+    assert [event["iteration"] for event in world.events("checkpoint_failed")] == [5]
+    assert [event["iteration"] for event in world.events("checkpoint")] == [5]
+
+
+def test_a_learner_that_dies_over_the_last_checkpoint_is_rebuilt_and_the_rest_repeated(tmp_path: Path):
+    expected = straight(tmp_path / "whole").outcome()
+    world = World(tmp_path / "run")
+    save = world.learner.save
+
+    async def dying(folder: Path) -> None:
+        if len(world.events("checkpoint_failed")) == 1 and not world.events("learner_rebuilt"):
+            raise LearnerError("a learner rank died during save")
+        await save(folder)
+
+    world.learner.save = dying
+    last = [number for number, name in enumerate(straight(tmp_path / "other").calls.made) if name == "saved"][-1]
+
+    def no_word() -> None:
+        raise TimeoutError("waited for learner rank 1 to write its part")
+
+    world.calls.at[last + 1] = no_word
+    world.run()
+    assert world.outcome() == expected and len(world.events("learner_rebuilt")) == 1
+    assert world.events("checkpoint")[-1]["iteration"] == 5
+
+
 def test_a_resumed_evaluation_is_due_that_the_kill_prevented(tmp_path: Path, whole: World):
     second = whole.calls.made.index("saved") + 2
     with pytest.raises(Kill):
