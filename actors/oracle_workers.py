@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,17 +95,17 @@ class OracleWorkers:
 
     async def _replace(self, leaving: Worker) -> None:
         """One that does not start is tried again; in the end Ray moves the old one, when its node is gone."""
-        newcomer = Worker(self._spawn())
+        newcomer = self._spawn()
         try:
-            await asyncio.wait_for(newcomer.actor.__ray_ready__.remote(), START_DEADLINE_S)
-        except (RayError, TimeoutError):
-            ray.kill(newcomer.actor)
-        else:
-            self.all[self.all.index(leaving)] = newcomer
-            leaving.is_leaving = True
-            leaving.end_if_it_may()
+            with suppress(RayError, TimeoutError):
+                await asyncio.wait_for(newcomer.__ray_ready__.remote(), START_DEADLINE_S)
+                self.all[self.all.index(leaving)] = Worker(newcomer)
+                leaving.is_leaving = True
+                leaving.end_if_it_may()
         finally:
             del self._replacing[leaving]
+            if not leaving.is_leaving:
+                ray.kill(newcomer)
 
     def close(self) -> None:
         """End them."""

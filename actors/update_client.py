@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,8 @@ from ray.exceptions import GetTimeoutError
 
 from actors.failures import ACTOR_GONE, EngineDiedError
 from actors.ipc_handles import to_plain
+
+_LOG = logging.getLogger(__name__)
 
 
 class UpdateClient:
@@ -72,9 +75,10 @@ class UpdateClient:
                 try:
                     ray.get(call, timeout=max(0.0, until - time.monotonic()))
                 except GetTimeoutError:
+                    waited = f"waited {self.deadline_s:.0f} s for rollout engines in {method}"
                     if not self.kills_late:
-                        waited = f"waited {self.deadline_s:.0f} s for rollout engines in {method}"
                         raise TimeoutError(waited) from None
+                    _LOG.warning("%s; one that is late is killed", waited)
                     ray.kill(engine)
                     self._leave_out(engine)
                 except (*ACTOR_GONE, EngineDiedError):

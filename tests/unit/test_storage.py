@@ -1,4 +1,4 @@
-"""A copy of a run elsewhere: `memory://` stands for an object store, `file://` for a shared disk."""
+"""A copy of a run elsewhere: in S3 as moto serves it, in `memory://`, and in `file://` as on a shared disk."""
 
 from __future__ import annotations
 
@@ -33,10 +33,30 @@ def saved(run: Path, iteration: int, keep: int = 2) -> Path:
     return checkpoints.complete(partial, state)
 
 
-@pytest.fixture(params=["memory", "file"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Of a server on this machine."""
+    missing = "S3 needs int-ray[s3] and moto[server]"
+    s3fs, server = (pytest.importorskip(name, reason=missing) for name in ("s3fs", "moto.server"))
+    serving = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    serving.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*serving.get_host_and_port()))
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "bucket"
+    s3fs.S3FileSystem.clear_instance_cache()
+    serving.stop()
+
+
+@pytest.fixture(params=["s3", "memory", "file"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = uuid.uuid4().hex
-    yield f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path / name / 'run'}"
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/{name}/run"
+    return f"memory://{name}/run" if request.param == "memory" else f"file://{tmp_path / name / 'run'}"
 
 
 def test_a_run_goes_on_where_the_disk_is_empty(tmp_path: Path, url: str):
@@ -128,7 +148,7 @@ def test_a_store_that_cannot_be_reached_is_not_an_empty_one(tmp_path: Path, url:
         raise PermissionError("no credentials")
 
     config = load_config("configs/quickstart.yaml", [f"run.folder={tmp_path / 'other'}", f"run.storage={url}"])
-    monkeypatch.setattr(type(open_storage(url).files), "ls", refuse)
+    monkeypatch.setattr(open_storage(url).files, "ls", refuse)
     for resume in ("auto", None):
         with pytest.raises(ConfigError, match="no credentials"):
             fetch_run(config, resume)
