@@ -118,12 +118,13 @@ class Fleet:
 
         Not its fault: it costs no restart.
         """
-        if member in self._members or member in self._recruits:
-            member.engine.kill()  # should it be alive after all, it would go on decoding for nobody
-            self._remove(member)
-            self.last_error = error
-            self.lost += is_fault and not member.is_leaving
-            self.progress.say(f"{member.name} is lost ({error}); {len(self._members)} left")
+        if member not in self._members and member not in self._recruits:
+            return
+        member.engine.kill()  # should it be alive after all, it would go on decoding for nobody
+        self._remove(member)
+        self.last_error = error
+        self.lost += is_fault and not member.is_leaving
+        self.progress.say(f"{member.name} is lost ({error}); {len(self._members)} left")
         if not self._by_load and not self.is_kept:
             self.give_up(f"no rollout engine is left: {error}")
 

@@ -89,8 +89,10 @@ class OracleWorkers:
         self._next_look = now + LOOK_EVERY_S
         if not (draining := await draining_nodes()):
             return
-        for worker in self.all:
-            if worker not in self._replacing and await node_of(worker.actor) in draining:
+        workers = list(self.all)
+        nodes = await asyncio.gather(*(node_of(worker.actor) for worker in workers))
+        for worker, node in zip(workers, nodes, strict=True):
+            if node in draining and worker in self.all and worker not in self._replacing:
                 self._replacing[worker] = asyncio.create_task(self._replace(worker))
 
     async def _replace(self, leaving: Worker) -> None:

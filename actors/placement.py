@@ -63,7 +63,7 @@ def on_this_machine() -> NodeAffinitySchedulingStrategy:
 async def draining_nodes() -> Collection[str]:
     """Hex ids of the nodes that will be gone soon: preempted, or removed by the autoscaler.
 
-    None while Ray cannot be asked; whoever wants to know asks again in a second.
+    No nodes while Ray cannot be asked; whoever wants to know asks again in a second.
     """
     try:
         return await asyncio.to_thread(cluster_state.get_draining_nodes)

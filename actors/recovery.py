@@ -80,10 +80,15 @@ class Recovery:
             self._upload = None
 
     async def finish(self, state: RunState) -> None:
-        """Settle; where the last checkpoint could not be written, try once more. Raises LearnerError if ranks died."""
+        """Settle; where the last checkpoint could not be written, try once more.
+
+        Raises LearnerError if ranks died over it, RunError if it is not there in the end: what came last is lost.
+        """
         await self.settle()
         await self.save(state)
         await self.settle()
+        if self.saved != state:
+            raise RunError(f"the last checkpoint could not be written: make room for it and resume; {self._newest()}")
 
     async def _settle_on_disk(self) -> None:
         if self._saving is not None:

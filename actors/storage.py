@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Set
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ class Storage:
     def send(self, run: Path, checkpoint: Path, pruned: Set[str] = frozenset()) -> None:
         """First what the run has written since the last time, then the checkpoint; then delete those it has `pruned`.
 
-        Nothing else is ever deleted: what is not here may be all that is left of a run.
+        Besides, what the checkpoint takes the place of goes. Nothing else is ever deleted: what is not here may be all
+        that is left of a run.
         """
         if not self._turn.acquire(blocking=False):
             raise TimeoutError("the checkpoint before is still on its way")
@@ -56,15 +58,28 @@ class Storage:
             self._send_checkpoint(checkpoint)
             for name in self.checkpoints():
                 if name in pruned and not (checkpoint.parent / name).exists():
-                    self.files.rm_file(str(self.root / "checkpoints" / name / MANIFEST))
+                    self._delete(f"checkpoints/{name}/{MANIFEST}")
                     self.files.rm(str(self.root / "checkpoints" / name), recursive=True)
         finally:
             self._turn.release()
 
     def _send_checkpoint(self, folder: Path) -> None:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        for name in sorted(names, key=lambda name: name == MANIFEST):
-            self._put(folder / name, f"checkpoints/{folder.name}/{name}")
+        """One of that name, of a run that went back behind it, counts no more when the first of its files changes.
+
+        Raises FileNotFoundError, with nothing changed there, where the folder was pruned before its turn came.
+        """
+        target = f"checkpoints/{folder.name}"
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        if MANIFEST not in names:
+            raise FileNotFoundError(f"{folder} has no {MANIFEST} any more")
+        before = set(self._names(target))
+        if MANIFEST in before:
+            self._delete(f"{target}/{MANIFEST}")
+        for name in sorted(names - {MANIFEST}):
+            self._put(folder / name, f"{target}/{name}")
+        for name in sorted(before - names):  # such as those of a rank that there is no more
+            self._delete(f"{target}/{name}")
+        self._put(folder / MANIFEST, f"{target}/{MANIFEST}")
 
     def _send_files(self, run: Path) -> None:
         for path in _state_files(run):
@@ -81,7 +96,7 @@ class Storage:
         there are checkpoints and none verifies.
         """
         mistakes = []
-        for name in sorted(self.checkpoints(), reverse=True):
+        for name in self._newest_first():
             final = run / "checkpoints" / name
             partial = final.with_suffix(".partial0")
             shutil.rmtree(partial, ignore_errors=True)  # of a time before, which came to no end
@@ -114,6 +129,17 @@ class Storage:
         paths = map(PurePosixPath, self._names("checkpoints"))
         return [path.parts[0] for path in paths if len(path.parts) == 2 and path.name == MANIFEST]
 
+    def _newest_first(self) -> list[str]:
+        """By when they arrived: a run resumed from an older checkpoint outdates those with higher numbers.
+
+        Some stores tell whole seconds only; where times are equal, the higher number is taken for the newer one.
+        """
+
+        def arrival(name: str) -> tuple[datetime, str]:
+            return self.files.modified(str(self.root / "checkpoints" / name / MANIFEST)), name
+
+        return sorted(self.checkpoints(), key=arrival, reverse=True)
+
     def _names(self, folder: str) -> list[str]:
         """Of all files below a folder, relative to it. Raises CheckpointError for a name that leads out of it."""
         base = self.root / folder
@@ -131,6 +157,9 @@ class Storage:
         target = self.root / name
         self.files.makedirs(str(target.parent), exist_ok=True)
         self.files.put_file(str(path), str(target))
+
+    def _delete(self, name: str) -> None:
+        self.files.rm_file(str(self.root / name))
 
     def _get(self, name: str, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -215,7 +215,5 @@ class EngineWeightSync:
             raise EngineDiedError(f"weight sync failed while waiting for {what}: {error}") from error
         except EngineCallError as error:
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {error}") from error
-        except RayError as error:
+        except RayError as error:  # what a learner rank raised, a TimeoutError for engines of its NCCL group included
             raise WeightSyncError(f"weight sync failed while waiting for {what}: {cause_of(error)}") from error
-        except TimeoutError as error:  # the learner's, which says what engines it waited for
-            raise WeightSyncError(f"weight sync {error}") from None

@@ -33,6 +33,7 @@ SETTINGS = [
     "rollout.max_num_seqs=8",
     "reinforce.mini_batch_size=4",
     "oracle.kind=openai",
+    "oracle.concurrency=1",
     "oracle.openai.model=teacher",
     f"oracle.openai.api_key_env={KEY_ENV}",
     "trigger.patience=1",
@@ -261,5 +262,5 @@ def kill(pid: int) -> None:
 
 def one_version_one_set_of_weights(events: Iterable[Mapping[str, Any]]) -> bool:
     """Whether whatever was sampled with one policy version was sampled with the same weights, on every engine."""
-    pairs = {(event["version"], event["weights"]) for event in events if event["event"] == "sampling"}
+    pairs = {(event["version"], event["weights"]) for event in events if event["event"] in ("sampling", "continuing")}
     return len({version for version, _ in pairs}) == len(pairs)

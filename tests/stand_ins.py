@@ -110,7 +110,8 @@ class StandInEngine:
         async with self._admission:
             version, weights = self._policy_version, self._weights
         self._require_core()
-        await self._story.arrive_async("sampling", seed=sampling.seed, version=version, weights=weights)
+        event = "continuing" if len(prefix_ids) else "sampling"
+        await self._story.arrive_async(event, seed=sampling.seed, version=version, weights=weights)
         await asyncio.sleep(self._decode_s)
         self._require_core()
         return self._pack(prompt_ids, prefix_ids, sampling, version, weights)

@@ -21,5 +21,6 @@ class ToldEngine(RolloutEngine):
 
     async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
         version = self._policy_version
-        await Story().arrive_async("sampling", seed=sampling.seed, version=version, weights=f"not read, {version}")
+        event = "continuing" if len(prefix_ids) else "sampling"
+        await Story().arrive_async(event, seed=sampling.seed, version=version, weights=f"not read, {version}")
         return await super().sample_group(prompt_ids, prefix_ids, sampling)

@@ -154,8 +154,9 @@ class Run:
 
     @property
     def lost_checkpoints(self) -> list[int]:
-        """Iterations whose checkpoint could not be written."""
-        return [event.iteration for event in self.events if event.event == "checkpoint_failed"]
+        """Iterations whose checkpoint could not be written, nor was later."""
+        last = {one.iteration: one.event for one in self.events if one.event in ("checkpoint", "checkpoint_failed")}
+        return [iteration for iteration, event in last.items() if event == "checkpoint_failed"]
 
     @property
     def drifts(self) -> list[Event]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # sbatch launch/clusters/slurm.sh configs/CONFIG.yaml [a.b=c ...], from the checkout with its .venv on shared storage.
-# Whole nodes, one Ray node on each; requeued until the run is done. docs/clusters.md leads through it.
+# Whole nodes, one Ray node on each; requeued until the run is done or fails. docs/clusters.md leads through it.
 #SBATCH --job-name=int-ray
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -55,7 +55,10 @@ if [ ! -s "$state/pid" ] && [ "$code" -eq 0 ]; then
     echo "error: Ray did not start, so there was no run; its messages are above" >&2
     code=1
 fi
-if [ "$code" -eq 75 ]; then
+# Death by a signal (kill -9, no memory left) is 128 plus its number, or 256 less it where symmetric-run tells it. The
+# job is queued again too, unless it has been so 20 times, for whatever reason: it might die at once for ever. Not on
+# 143, the SIGTERM with which scancel ends it.
+if [ "$code" -eq 75 ] || { [ "$code" -gt 128 ] && [ "$code" -ne 143 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

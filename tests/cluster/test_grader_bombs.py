@@ -28,7 +28,7 @@ TIMEOUT_S = 3.0
 
 
 def sample(problems: list[Problem]) -> tuple[list[RolloutGroup], list[psutil.Process]]:
-    """Groups of two: the first rollout answers what the question says, the second is right. And all processes."""
+    """Groups of two: the first rollout answers what the question says, the second is right. And the graders."""
 
     class Bomber(FakeEngine):
         async def sample_group(self, prompt_ids: TokenIds, prefix_ids: TokenIds, sampling: Sampling) -> EngineGroup:
@@ -45,7 +45,7 @@ def sample(problems: list[Problem]) -> tuple[list[RolloutGroup], list[psutil.Pro
         fleet = Fleet([RemoteEngine(spawn.remote())], 64, progress)
         pool = RolloutPool(fleet, grader, encode, RolloutConfig(max_tokens=50), 0, progress)
         groups = asyncio.run(asyncio.wait_for(pool.sample(problems, 2, Purpose.TRAIN, 0), 200))
-        return groups, psutil.Process().children(recursive=True)
+        return groups, [process for process in psutil.Process().children(recursive=True) if is_grader(process)]
     finally:
         grader.close()
 
@@ -53,7 +53,7 @@ def sample(problems: list[Problem]) -> tuple[list[RolloutGroup], list[psutil.Pro
 def test_a_bomb_is_a_timeout_or_wrong_and_spoils_nothing_else():
     texts = [*BOMBS, "7", "\\frac{14}{2}", "8"]
     problems = [dataclasses.replace(problem(index), question=text, answer="7") for index, text in enumerate(texts)]
-    groups, family = sample(problems)
+    groups, graders = sample(problems)
 
     assert [group.problem.question for group in groups] == texts
     assert all(group.rollouts[1].outcome is Outcome.CORRECT for group in groups)
@@ -62,7 +62,8 @@ def test_a_bomb_is_a_timeout_or_wrong_and_spoils_nothing_else():
     assert all(outcome in (Outcome.TIMEOUT, Outcome.ERROR, Outcome.WRONG) for outcome in bombs[2:])
     assert (exact, equal, wrong) == (Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG)
     until = time.monotonic() + 30
-    while alive := [process for process in family if is_grader(process)]:
+    assert graders
+    while alive := [process for process in graders if is_grader(process)]:
         assert time.monotonic() < until, alive
 
 

@@ -112,7 +112,10 @@ SKY_TASK = closed(
         use_spot={"type": "boolean"},
         disk_size=COUNT,
         job_recovery=closed(
-            ["strategy"], strategy={"enum": ["FAILOVER", "EAGER_NEXT_REGION"]}, max_restarts_on_errors=COUNT
+            ["strategy"],
+            strategy={"enum": ["FAILOVER", "EAGER_NEXT_REGION"]},
+            max_restarts_on_errors=COUNT,
+            recover_on_exit_codes={"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
         ),
     ),
     envs={"type": "object", "additionalProperties": STRING},
@@ -270,16 +273,22 @@ SLURM_COMMANDS = {
     "scontrol": 'if [ "$1" = show ]; then echo node1; else echo "$@" >> "$LOG"; fi',
     "getent": "echo 10.0.0.1 STREAM node1",
 }
+# What a run does, and the exit code that this is for a shell; 247 is what symmetric-run makes of kill -9.
+ENDS = {"exit 0": 0, "exit 1": 1, "exit 2": 2, "exit 75": 75, "kill -9 $$": 137, "exit 247": 247}
 
 
-def start_slurm_script(folder: Path, **commands: str) -> subprocess.Popen[str]:
+def write_tools(folder: Path, **bodies: str) -> None:
+    folder.mkdir(parents=True)
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+
+
+def start_slurm_script(folder: Path, restarts: int = 0, **commands: str) -> subprocess.Popen[str]:
     """The script itself, with stand-ins for Slurm's commands; `python -m` runs launch.cli's part."""
     tools = folder / ".venv/bin"
-    tools.mkdir(parents=True)
     python = f'if [ "$1" = -c ]; then echo 0123abcd; exit; fi; {commands.pop("run", "exit 0")}'
-    for name, body in {**SLURM_COMMANDS, "python": python, **commands}.items():
-        (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (tools / name).chmod(0o755)
+    write_tools(tools, **{**SLURM_COMMANDS, "python": python, **commands})
     environment = {
         "PATH": f"{tools}:/usr/bin:/bin",
         "HOME": str(folder),
@@ -289,6 +298,8 @@ def start_slurm_script(folder: Path, **commands: str) -> subprocess.Popen[str]:
         "SLURM_JOB_NODELIST": "node1",
         "SLURM_NNODES": "1",
     }
+    if restarts:  # Slurm does not set it in a job's first start
+        environment["SLURM_RESTART_COUNT"] = str(restarts)
     script = ["bash", str(CLUSTERS / "slurm.sh"), "configs/x.yaml", "a=1"]
     return subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -325,6 +336,59 @@ def test_slurm_survives_a_warning_before_the_run_has_begun(tmp_path: Path):
     ready = tmp_path / "ready"
     script = start_slurm_script(tmp_path, srun=f"touch {ready}; sleep 1; {SLURM_COMMANDS['srun']}", run="exit 3")
     assert warn_when(ready, script) == "" and script.returncode == 3
+
+
+@pytest.mark.parametrize("run", ENDS)
+def test_slurm_queues_a_job_again_on_75_and_on_death_by_a_signal(tmp_path: Path, run: str):
+    script = start_slurm_script(tmp_path, run=run)
+    script.communicate(timeout=20)
+    assert script.returncode == ENDS[run]
+    assert (tmp_path / "log").exists() == (run in ("exit 75", "kill -9 $$", "exit 247"))
+
+
+@pytest.mark.parametrize(
+    ("run", "restarts", "again"),
+    [("kill -9 $$", 19, True), ("kill -9 $$", 20, False), ("exit 75", 20, True), ("kill -TERM $$", 0, False)],
+)
+def test_slurm_does_not_queue_again_for_ever_nor_what_scancel_ends(
+    tmp_path: Path, run: str, restarts: int, again: bool
+):
+    start_slurm_script(tmp_path, restarts, run=run).communicate(timeout=20)
+    assert (tmp_path / "log").exists() == again
+
+
+def run_sky_job(folder: Path, run: str) -> tuple[int, int]:
+    """Exit code of the first node's `run` and how often it started the driver; waits for no port."""
+    driver = f'echo "$RAY_ADDRESS $*" >> "$LOG"; {run}'
+    write_tools(folder / "int-ray/bin", python=driver, ray="exec /bin/sleep 60", sleep="exit 0")
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(folder),
+        "LOG": str(folder / "log"),
+        "SKYPILOT_NODE_IPS": "127.0.0.1",
+        "SKYPILOT_NODE_RANK": "0",
+        "SKYPILOT_NUM_GPUS_PER_NODE": "8",
+        **load("skypilot")["envs"],
+    }
+    done = subprocess.run(["bash", "-c", load("skypilot")["run"]], env=environment, capture_output=True, timeout=30)
+    drivers = (folder / "log").read_text().splitlines()
+    assert all(line.startswith("127.0.0.1:6479 -m launch.cli train ") for line in drivers)
+    assert all(line.endswith(" --resume auto") for line in drivers)
+    return done.returncode, len(drivers)
+
+
+@pytest.mark.parametrize("run", ENDS)
+def test_sky_starts_a_run_again_after_death_by_a_signal_and_nothing_else_but_75(tmp_path: Path, run: str):
+    code, drivers = run_sky_job(tmp_path, run)
+    assert code == ENDS[run] and drivers == (6 if ENDS[run] > 128 else 1)
+    recovery = load("skypilot")["resources"]["job_recovery"]
+    started_anew = code in recovery["recover_on_exit_codes"] or recovery.get("max_restarts_on_errors", 0) > 0
+    assert (code != 0 and started_anew) == (code == 75)
+
+
+def test_sky_goes_on_to_the_end_after_one_death_by_a_signal(tmp_path: Path):
+    died = tmp_path / "died"
+    assert run_sky_job(tmp_path, f"[ -e {died} ] || {{ touch {died}; kill -9 $$; }}; exit 0") == (0, 2)
 
 
 SECRET = re.compile(

@@ -11,6 +11,7 @@ import pytest
 
 from actors.colocated import ColocatedLearner, LearnerInTurn
 from actors.engine_client import EngineGroup, Part
+from actors.failures import EngineDiedError, FleetLostError
 from actors.fleet import Fleet
 from actors.weight_sync import EngineWeightSync
 from int_ray.training_config import LearnerConfig
@@ -28,6 +29,7 @@ class Story:
     def __init__(self, updates: int = 1) -> None:
         self.said: list[str] = []
         self.updates = updates
+        self.never_wakes: Part | None = None
         self.lines = FakeProgress()
         fleet = self.fleet = Fleet([cast(Any, self)], 8, self.lines)
         self.learner = ColocatedLearner(cast(Any, Work(self)), fleet, 0.5)
@@ -43,11 +45,15 @@ class Story:
 
     async def wake(self, part: Part) -> None:
         self.said.append(f"wake {part}")
+        if part == self.never_wakes:
+            await asyncio.Event().wait()
 
     async def pause(self) -> None:
         self.said.append("pause")
 
     async def resume(self, policy_version: int) -> None:
+        if "kill" in self.said:
+            raise EngineDiedError("killed")
         self.said.append(f"resume {policy_version}")
 
     async def canary(self, prompt_ids: TokenIds, seed: int) -> EngineGroup:
@@ -140,3 +146,26 @@ def test_an_engine_that_does_not_fall_asleep_is_killed_and_the_learner_goes_on(m
     assert story.said == ["kill", "patch"] and not story.fleet.members
     (line,) = story.lines.story
     assert "waited 0.5 s (learner.deadline_s) for it to fall asleep" in line
+
+
+@pytest.mark.parametrize(
+    ("late", "waking", "what"),
+    [
+        ("weights", ["wake weights", "kill", "send"], "wake its weights"),
+        ("kv_cache", ["wake weights", "send", "wake kv_cache", "kill"], "wake its cache"),
+    ],
+)
+def test_a_publish_ends_without_an_engine_that_does_not_wake_and_who_wants_one_is_told(
+    late: Part, waking: list[str], what: str
+):
+    async def least_busy() -> None:
+        async with story.fleet.least_busy(1):
+            pass
+
+    story = Story()
+    story.never_wakes = late
+    run(story.learner.patch([]), asyncio.wait_for(story.sync.publish(1), 30))  # raises nothing
+    assert story.said == ["sleep", "patch", "pause", "open", *waking] and not story.fleet.members
+    waited = rf"no rollout engine is left: waited 0\.5 s \(learner\.deadline_s\) for it to {what}"
+    with pytest.raises(FleetLostError, match=waited):
+        asyncio.run(least_busy())

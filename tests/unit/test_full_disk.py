@@ -18,6 +18,7 @@ from actors.run_folder import RunFolder
 from actors.updates import Updates
 from int_ray.compute.shards import write_shard
 from int_ray.config_file import load_config
+from int_ray.errors import RunError
 from int_ray.journal import Journal, read_json_lines
 from int_ray.types import RunState, TrainingSample, Update, UpdateBatches
 from launch.train import Start, train
@@ -89,7 +90,8 @@ def test_a_disk_with_room_for_nothing_ends_no_run_and_what_is_lost_is_counted(sm
     world = World(small_disk / "run", schedule="never")
     saves = [number for number, name in enumerate(whole.calls.made, start=1) if name == "save"]
     world.calls.at[saves[1] - 3] = lambda: fill(small_disk)  # iteration 2 is saved, 4 is about to be
-    assert world.run().iteration == 5
+    with pytest.raises(RunError, match=r"the last checkpoint could not be written: make room.*iteration_000002"):
+        world.run()
     assert world.learner.weights == whole.learner.weights
     assert world.coordinator.recovery.checkpoints.latest()[1].iteration == 2
     assert any("iteration 4 could not be written" in line for line in world.progress.story)

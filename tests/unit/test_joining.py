@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from ray.exceptions import RayTaskError
 
 from actors import weight_sync
 from actors.colocated import LearnerInTurn
@@ -256,13 +257,14 @@ def test_a_publish_without_a_learner_is_a_learner_error_which_another_one_follow
     run(story)
 
 
-def test_what_the_learner_raises_is_named():
+def test_what_a_learner_rank_raises_is_named_be_it_a_timeout():
     async def story(world: World) -> None:
         async def send() -> None:
-            raise TimeoutError("waited 5 s (learner.deadline_s) for rollout engines to wake their weights")
+            late = TimeoutError("waited 5 s for rollout engines in update_weights")
+            raise RayTaskError("send_weights", "traceback", late).as_instanceof_cause()
 
         world.send_weights = send
-        with pytest.raises(WeightSyncError, match=r"^weight sync waited 5 s .* to wake their weights$"):
+        with pytest.raises(WeightSyncError, match=r"the learner to send its weights: TimeoutError: waited 5 s for"):
             await world.sync.publish(1)
 
     run(story)

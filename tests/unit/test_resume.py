@@ -31,7 +31,7 @@ from actors.storage import open_storage
 from actors.updates import NotFinite
 from int_ray.config import Config
 from int_ray.config_file import parse_config
-from int_ray.errors import LearnerError, Stopped
+from int_ray.errors import LearnerError, RunError, Stopped
 from int_ray.intervention_round import InterventionRound
 from int_ray.ports import Ports
 from int_ray.report.run_files import read_run
@@ -534,6 +534,15 @@ def test_the_last_checkpoint_is_tried_twice(tmp_path: Path):
     world.run()
     assert [event["iteration"] for event in world.events("checkpoint_failed")] == [5]
     assert [event["iteration"] for event in world.events("checkpoint")] == [5]
+    assert read_run(tmp_path).lost_checkpoints == []
+
+
+def test_a_run_without_its_last_checkpoint_is_not_finished(tmp_path: Path):
+    world = World(tmp_path, checkpoint_every=5)
+    failing(world.learner, 2, OSError(28, "No space left on device"))
+    with pytest.raises(RunError, match=r"the last checkpoint could not be written: make room .*; there is no"):
+        world.run()
+    assert not world.events("finished") and read_run(tmp_path).lost_checkpoints == [5]
 
 
 def test_a_learner_that_dies_over_the_last_checkpoint_is_rebuilt_and_the_rest_repeated(tmp_path: Path):

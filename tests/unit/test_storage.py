@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +20,13 @@ from launch.train import fetch_run
 from tests.factories import weights_bytes
 
 
-def saved(run: Path, iteration: int, keep: int = 2) -> Path:
+def saved(run: Path, iteration: int, keep: int = 2, ranks: int = 1) -> Path:
     checkpoints, state = Checkpoints(run / "checkpoints", keep), RunState(iteration=iteration)
     partial = checkpoints.begin(state)
     (partial / "learner").mkdir()
     (partial / "model.safetensors").write_bytes(weights_bytes(f"weights of {iteration}"))
-    (partial / "learner" / "state.json").write_text(f"state of {iteration}")
+    for rank in range(ranks):
+        (partial / "learner" / f"{rank}.json").write_text(f"state of {iteration}, rank {rank} of {ranks}")
     (run / "journal.jsonl").write_text("{}\n")
     (run / "rollouts").mkdir(exist_ok=True)
     (run / "rollouts" / f"{iteration}.jsonl").write_text("{}\n")
@@ -95,6 +98,73 @@ def test_the_manifest_comes_last(tmp_path: Path, url: str, monkeypatch: pytest.M
     del order[:]
     storage.send(run, saved(run, 2))
     assert "rollouts/1.jsonl" not in order and "rollouts/2.jsonl" in order  # only what is new
+
+
+def test_a_checkpoint_that_is_written_again_leaves_nothing_of_the_one_before(tmp_path: Path, url: str):
+    run, other, storage = tmp_path / "run", tmp_path / "other", open_storage(url)
+    storage.send(run, saved(run, 1, ranks=2))
+    storage.send(run, saved(run, 1, ranks=1))
+    assert storage.fetch(other) == "iteration_000001"
+    learner = other / "checkpoints" / "iteration_000001" / "learner"
+    assert [path.read_text() for path in learner.iterdir()] == ["state of 1, rank 0 of 1"]
+
+
+@pytest.mark.parametrize("allowed", range(5))
+def test_a_checkpoint_counts_no_more_while_it_is_written_again(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, allowed: int
+):
+    run, storage = tmp_path / "run", open_storage(url)
+    for iteration in (1, 2):
+        storage.send(run, saved(run, iteration, ranks=2))
+    put, left = storage._put, allowed  # pyright: ignore
+
+    def torn(path: Path, name: str) -> None:
+        nonlocal left
+        assert storage.checkpoints() == ["iteration_000001"]
+        left -= 1
+        if left < 0:
+            raise ValueError("the connection is gone")
+        put(path, name)
+
+    again = saved(run, 2, ranks=2)
+    monkeypatch.setattr(storage, "_send_files", lambda _: None)
+    monkeypatch.setattr(storage, "_put", torn)
+    with pytest.raises(ValueError, match="the connection is gone"):
+        storage.send(run, again)
+    assert storage.fetch(tmp_path / "other") == "iteration_000001"
+
+
+def test_one_that_was_pruned_before_it_was_sent_takes_nothing_with_it(tmp_path: Path, url: str):
+    run, storage = tmp_path / "run", open_storage(url)
+    checkpoint = saved(run, 1)
+    storage.send(run, checkpoint)
+    shutil.rmtree(checkpoint)
+    with pytest.raises(FileNotFoundError, match=r"has no manifest\.json any more"):
+        storage.send(run, checkpoint)
+    assert storage.fetch(tmp_path / "other") == "iteration_000001"
+
+
+def test_the_one_that_arrived_last_is_fetched_and_then_those_before_it(tmp_path: Path, url: str):
+    run, storage = tmp_path / "run", open_storage(url)
+    storage.send(run, saved(run, 3, keep=3))
+    for iteration in (1, 2):  # resumed from one that was older
+        time.sleep(1.1 if url.startswith("s3") else 0.05)  # S3 tells whole seconds
+        storage.send(run, saved(run, iteration, keep=3))
+    for newest in ("iteration_000002", "iteration_000001", "iteration_000003"):
+        other = tmp_path / newest
+        assert storage.fetch(other) == newest
+        assert [path.name for path in (other / "checkpoints").iterdir()] == [newest]
+        storage.files.pipe_file(str(storage.root / "checkpoints" / newest / "state.json"), b"altered")
+
+
+def test_of_those_that_arrived_at_one_time_the_highest_number_is_fetched(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+):
+    run, storage = tmp_path / "run", open_storage(url)
+    for iteration in (1, 3, 2):
+        storage.send(run, saved(run, iteration, keep=3))
+    monkeypatch.setattr(storage.files, "modified", lambda _: 0)
+    assert storage.fetch(tmp_path / "other") == "iteration_000003"
 
 
 def test_an_empty_store_has_nothing(tmp_path: Path, url: str):
