@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from actors.failures import ACTOR_GONE
 from actors.learner_rank import LearnerRank, LearnerSettings
 from actors.learner_state import read_receipt, receipt
+from actors.local_ray import is_on_loopback
 from actors.placement import on_this_machine
 from actors.weight_senders import WeightSender
 from int_ray.errors import LearnerError
@@ -50,7 +51,7 @@ class Learner:
         options = [_options(placement, rank, num_gpus) for rank in range(config.num_ranks)]
         with ExitStack() as undo:
             meeting = None
-            if placement is None:  # CPU ranks are on this machine and meet in a file, so that nothing listens
+            if placement is None or is_on_loopback():  # all are on this machine: in a file, so that nothing listens
                 meeting = undo.enter_context(tempfile.TemporaryDirectory(prefix="int_ray-"))
             place = f"file://{meeting}/ranks" if meeting else await _free_address(options[0], config)
             spawn = ray.remote(LearnerRank)

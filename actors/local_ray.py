@@ -26,6 +26,7 @@ LOCAL_ENVIRONMENT = {
     # Ray binds to the loopback interface only if the node's address is 127.0.0.1, and lets it be only where it takes
     # several nodes for impossible. Elsewhere every port is open to the network.
     ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
+    "NCCL_SOCKET_IFNAME": "lo",  # ranks and engines on GPUs: all on this machine
 }
 
 
@@ -70,6 +71,11 @@ def _init(**options: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
     for signalled in came:
         handler(*signalled)
+
+
+def is_on_loopback() -> bool:
+    """Whether the Ray that this process is connected to is reached by this machine alone."""
+    return ray.util.get_node_ip_address() == "127.0.0.1"
 
 
 def disconnect() -> None:

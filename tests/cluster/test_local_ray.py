@@ -18,10 +18,11 @@ from actors import local_ray
 
 def where():
     import actors.rollout_engine, int_ray.types
-    return os.environ["RAY_process_group_cleanup_enabled"]
+    return os.environ["RAY_process_group_cleanup_enabled"], os.environ["NCCL_SOCKET_IFNAME"]
 
 local_ray.connect(None)
-cleanup = ray.get(ray.remote(where).remote(), timeout=60)
+cleanup, interface = ray.get(ray.remote(where).remote(), timeout=60)
+loopback = [interface, local_ray.is_on_loopback()]
 ask = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
 strangers = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 address = ray.get_runtime_context().gcs_address
@@ -33,6 +34,7 @@ local_ray.disconnect()
 _, alive = psutil.wait_procs(family[1:], timeout=90)
 addresses = sorted({port.laddr.ip for port in ports})
 print(json.dumps({"addresses": addresses, "cleanup": cleanup, "alive": len(alive), "family": len(family),
+                  "loopback": loopback,
                   "stranger": [stranger.returncode, stranger.stderr]}))
 """
 
@@ -54,6 +56,10 @@ def test_every_port_is_on_the_loopback_interface(report: dict[str, object]):
     addresses = report["addresses"]
     assert isinstance(addresses, list) and addresses
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_ranks_on_gpus_would_stay_on_it_too(report: dict[str, object]):
+    assert report["loopback"] == ["lo", True]
 
 
 def test_another_user_of_the_machine_is_refused(report: dict[str, object]):
